@@ -1,0 +1,23 @@
+"""The two ways in which a command ends badly: the user's input cannot be used, or the run itself failed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used.
+
+    The message is one sentence that names the key or file, the value and the remedy. Commands print it and exit with 2.
+    """
+
+
+class RunError(RuntimeError):
+    """The input was good and the run failed all the same. Commands print the message and exit with 1."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``, or ``""`` if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else ""
