@@ -17,6 +17,13 @@ class RunError(RuntimeError):
     """The input was good and the run failed all the same. Commands print the message and exit with 1."""
 
 
+def suggestion(name: str, known: Iterable[str], what: str) -> str:
+    """Return the end of a sentence about an unknown name: the known name nearest to it, or all of them if none is near."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {near[0]!r}?" if near else f"; the {what} are {', '.join(names) or 'none'}."
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``"; did you mean 'x'?"`` for the known name nearest to ``name``, or ``""`` if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)

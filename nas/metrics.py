@@ -37,7 +37,13 @@ _TABLE = (
     Metric("energy_j", "J/image", "minimize", "energy", "gross energy per image from the device's own counter"),
     Metric("peak_memory_mb", "MB", "minimize", "memory", "highest memory in use during a forward pass"),
     Metric("params", "parameters", "minimize", "complexity", "learnable parameters"),
-    Metric("mult_adds", "multiply-adds", "minimize", "complexity", "multiply-accumulates of convolutions and linear layers per image"),
+    Metric(
+        "mult_adds",
+        "multiply-adds",
+        "minimize",
+        "complexity",
+        "multiply-accumulates of convolutions and linear layers per image",
+    ),
     Metric("flops", "FLOPs", "minimize", "complexity", "2 x mult_adds per image"),
     Metric("mem_access", "elements", "minimize", "complexity", "memory access cost of all convolutions per image"),
 )

@@ -1,0 +1,235 @@
+"""Hydra, and nothing else: finds ``conf/``, composes a command's configuration from it and the command line, keeps secrets."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from nas.errors import InputError, suggestion
+from nas.secrets import mask_password
+
+_PACKAGE_HEADER = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """One command's configuration.
+
+    Attributes:
+        name: The chosen study configuration, such as ``osa_cifar``.
+        plain: Nested plain data, every interpolation resolved; never write it anywhere.
+        written: The same for files, logs and the study's record: ``${oc.env:…}`` left as it is and passwords masked.
+    """
+
+    name: str
+    plain: dict[str, Any]
+    written: dict[str, Any]
+
+
+def packaged_conf() -> Path:
+    """Return the ``conf/`` folder that belongs to this package: beside it in a checkout, inside it in an installed wheel."""
+    package = Path(__file__).resolve().parent
+    inside = package / "conf"
+    return inside if inside.is_dir() else package.parent / "conf"
+
+
+def conf_folders() -> list[Path]:
+    """Return the folders that studies are looked for in, first hit wins: ``./conf`` of the working directory, then ours."""
+    own, ours = Path.cwd() / "conf", packaged_conf()
+    return [own, ours] if own.is_dir() and own.resolve() != ours else [ours]
+
+
+def studies() -> list[str]:
+    """Return the names that ``conf=<name>`` takes: the files with a ``# @package _global_`` header in the conf folders."""
+    names = {
+        path.stem
+        for folder in conf_folders()
+        for path in folder.glob("*.yaml")
+        if _PACKAGE_HEADER.search(path.read_text(encoding="utf-8", errors="replace"))
+    }
+    return sorted(names)
+
+
+def compose(command: str, root: Mapping[str, Any], groups: Mapping[str, str | None], arguments: Sequence[str]) -> Composed:
+    """Compose ``conf=<name>`` with the overrides of a command line.
+
+    Args:
+        command: Name of the command, for messages.
+        root: The command's root keys and their values before any file is read.
+        groups: The groups that it is composed of, with their default options.
+        arguments: The command line, in Hydra's override grammar.
+
+    Raises:
+        InputError: If an argument cannot be read, or names a study, an option or an environment variable that does not exist.
+    """
+    overrides = _parse(arguments)
+    _reject_scalars(command, root, groups, overrides)
+    chosen = [override for override in overrides if override.key_or_group == "conf" and not override.is_delete()]
+    if not chosen:
+        raise InputError(f"conf is not set: choose a study with conf=<name>; there are {', '.join(studies())}.")
+    name = str(chosen[-1].value())
+    folders = [str(path) for folder in conf_folders() for path in (folder, folder.parent)]
+    defaults = ["_self_", *({group: option} for group, option in groups.items()), {"conf": "???"}]
+    search_path = [f"file://{folder}" for folder in folders[1:]]
+    node = OmegaConf.create({"defaults": defaults, **root, "hydra": {"searchpath": search_path}})
+    ConfigStore.instance().store(name=f"{command}_root", node=node)
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(config_dir=folders[0], version_base="1.3"):
+            config = hydra_compose(f"{command}_root", overrides=_settle(overrides, set(groups) | {"conf"}))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explain(error, name, [*groups, "conf"]) from None
+    if OmegaConf.is_config(config.get("study")) and config.study.get("name", "") is None:
+        config.study.name = name
+    _drop_arguments_of_another_target(config, overrides)
+    try:
+        plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise _unresolved(error) from None
+    assert isinstance(plain, dict)
+    return Composed(name, {str(key): value for key, value in plain.items()}, _written(config))
+
+
+def _parse(arguments: Sequence[str]) -> list[Override]:
+    parser = OverridesParser.create()
+    parsed = []
+    for argument in arguments:
+        try:
+            override = parser.parse_override(argument)
+        except (OverrideParseException, HydraException):
+            raise InputError(
+                f"the argument {argument!r} cannot be read: write key=value, with quotes around a value with spaces or brackets."
+            ) from None
+        if override.is_sweep_override():
+            raise InputError(f"the argument {argument!r} names several values: give one, or a list as key=[a,b].")
+        parsed.append(override)
+    return parsed
+
+
+def _reject_scalars(
+    command: str, root: Mapping[str, Any], groups: Mapping[str, str | None], overrides: Sequence[Override]
+) -> None:
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if key in groups and not isinstance(value, str) and not override.is_delete():
+            options = ", ".join(_options(key))
+            raise InputError(f"{key}={value} cannot be used: give one of {options}, or set single keys as {key}.<key>=<value>.")
+        if isinstance(root.get(key), Mapping) and not isinstance(value, dict) and not override.is_delete():
+            keys = list(root[key])
+            raise InputError(
+                f"{key}={value} cannot be used: in nas.{command} {key} is a mapping with the keys {', '.join(keys)}; "
+                f"set {key}.{keys[0]}={value}."
+            )
+
+
+def _settle(overrides: Sequence[Override], groups: set[str]) -> list[str]:
+    """Return the overrides such that Hydra accepts every key, known or not: our own schema judges the keys, in one place."""
+    settled = []
+    for override in overrides:
+        key, line = override.key_or_group, override.input_line
+        assert line is not None
+        if override.is_delete() or key.startswith("hydra"):
+            settled.append(line)
+            continue
+        line = "++" + line.lstrip("+")
+        if key in groups:
+            line = line.lstrip("+")
+        elif key.startswith("space.") and isinstance(override.value(), dict):
+            # Hydra would merge {low, high} into an {each: …} that the file has; a domain is replaced as a whole.
+            settled.append(f"++{key}=null")
+        settled.append(line)
+    return settled
+
+
+def _explain(error: Exception, study: str, groups: Sequence[str]) -> InputError:
+    text = str(error)
+    missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Unable to find .*?'([^']+)'", text)
+    if missing:
+        path = missing.group(1)
+        group, _, option = path.rpartition("/")
+        options = studies() if group == "conf" else _options(group)
+        what = "studies" if group == "conf" else "options"
+        return InputError(f"{group}={option} does not exist{suggestion(option, options, what)}")
+    if isinstance(error, ConfigCompositionException) and "Multiple values for" in text:
+        return InputError(f"{_first_line(error)}: give each of {', '.join(groups)} once.")
+    return InputError(f"conf={study} cannot be composed: {_first_line(error)}.")
+
+
+def _unresolved(error: OmegaConfBaseException) -> InputError:
+    key = getattr(error, "full_key", None) or "the configuration"
+    variable = re.search(r"Environment variable '([^']+)' not found", str(error))
+    if variable:
+        return InputError(f"{key} needs the environment variable {variable.group(1)}, which is not set: export it.")
+    if "Missing mandatory value" in str(error):
+        return InputError(f"{key} is not set: give {key}=<value>.")
+    return InputError(f"{key} cannot be resolved ({_first_line(error)}): mend its ${{...}}.")
+
+
+def _options(group: str) -> list[str]:
+    return sorted({path.stem for folder in conf_folders() for path in (folder / group).glob("*.yaml")})
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".")
+
+
+def _drop_arguments_of_another_target(config: DictConfig, overrides: Sequence[Override]) -> None:
+    """Keep only the user's own arguments when ``sampler._target_=…`` replaces the class that the chosen file is about."""
+    for override in overrides:
+        group, _, leaf = override.key_or_group.partition(".")
+        if leaf == "_target_" and OmegaConf.is_dict(config.get(group)):
+            own = {o.key_or_group.split(".")[1] for o in overrides if o.key_or_group.startswith(f"{group}.")}
+            config[group] = {key: value for key, value in config[group].items() if key in own}
+
+
+@contextmanager
+def _environment_unresolved() -> Iterator[None]:
+    from omegaconf.resolvers import oc
+
+    def literal(key: str, *default: str) -> str:
+        return f"${{oc.env:{','.join([key, *map(str, default)])}}}"
+
+    OmegaConf.register_new_resolver("oc.env", literal, replace=True)
+    try:
+        yield
+    finally:
+        OmegaConf.register_new_resolver("oc.env", oc.env, replace=True, use_cache=False)
+
+
+def _written(config: DictConfig) -> dict[str, Any]:
+    raw = OmegaConf.to_container(config, resolve=False)
+
+    def walk(resolved: Any, unresolved: Any) -> Any:
+        if isinstance(unresolved, dict):
+            return {str(key): walk(_get(resolved, key), value) for key, value in unresolved.items()}
+        if isinstance(unresolved, list):
+            return [walk(_get(resolved, index), value) for index, value in enumerate(unresolved)]
+        value = unresolved if resolved is None else resolved
+        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        return mask_password(value) if isinstance(value, str) else value
+
+    def _get(node: Any, key: Any) -> Any:
+        # A secret inside another resolver, such as ${oc.decode:${oc.env:X}}, cannot be resolved without it: it stays as written.
+        try:
+            return node[key]
+        except OmegaConfBaseException:
+            return None
+
+    with _environment_unresolved():
+        written = walk(config, raw)
+    assert isinstance(written, dict)
+    return written

@@ -1,0 +1,59 @@
+"""What must agree between two runs of one study, so that results taken under different conditions never share a front."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import optuna
+
+from nas.errors import InputError
+from nas.storage import Storage
+
+
+def stored_conditions(storage: Storage, name: str) -> dict[str, Any] | None:
+    """Return the conditions under which a study was begun, ``None`` if there is no such study.
+
+    Raises:
+        InputError: If the study was not made by this program.
+    """
+    names = optuna.get_all_study_names(storage.optuna)
+    if name not in names:
+        return None
+    conditions = optuna.load_study(study_name=name, storage=storage.optuna).user_attrs.get("conditions")
+    if not isinstance(conditions, dict):
+        raise InputError(f"study.name={name} in {storage.spec.shown} was not made by nas.search: take another study.name.")
+    return conditions
+
+
+def check_conditions(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare the conditions of a study with those of a run that wants to continue it.
+
+    Raises:
+        InputError: If they differ; the sentence names up to three keys with both values.
+    """
+    old, new = flatten(before), flatten(json.loads(json.dumps(now)))
+    differing = [key for key in {**old, **new} if old.get(key) != new.get(key)]
+    if differing:
+        shown = "; ".join(f"{key} was {_short(old.get(key))}, now {_short(new.get(key))}" for key in differing[:3])
+        more = f"; and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise InputError(
+            f"study.name={name} was begun under other conditions ({shown}{more}): set them back, or take another study.name."
+        )
+
+
+def _short(value: Any) -> str:
+    text = "unset" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}…"
+
+
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Plain:
+    """Return nested mappings as one flat mapping with dotted keys; lists are leaves."""
+    flat: Plain = {}
+    for key, value in mapping.items():
+        if isinstance(value, Mapping) and value:
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    return flat

@@ -1,0 +1,184 @@
+"""The typed schema of every key in ``conf/``, and the sentence that a wrong key or value earns."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, TypeVar
+
+from annotated_types import Ge, Interval, MinLen
+from pydantic import TypeAdapter, ValidationError
+
+from nas.errors import InputError, suggestion
+from nas.measure.settings import MeasureSettings
+from nas.metrics import METRICS
+from nas.train.settings import DataSettings, TrainSettings
+
+DEFAULT_OBJECTIVES = ("top1", "latency_ms", "flops_per_s", "energy_j")
+
+Plain = dict[str, Any]
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class StudySettings:
+    """The ``study.*`` keys.
+
+    Attributes:
+        name: Name of the study and, by default, of its folder under ``runs/``; the configuration's own name if not set.
+        trials: How many trials the study holds in the end, those of earlier runs included.
+        storage: ``None`` for SQLite in the run folder, ``journal`` for a journal file there, ``journal:<path>``, or any URL
+            that Optuna takes.
+    """
+
+    name: str
+    trials: Annotated[int, Ge(1)] = 40
+    storage: str | None = None
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """All keys of ``nas.search``; ``data``, ``space`` and ``sampler`` are open mappings that their ``_target_`` checks.
+
+    Attributes:
+        study: Name, number of trials and storage of the study.
+        data: The ``data.*`` keys that hold for every data set.
+        source: The remaining ``data.*`` keys: what the data set named by ``_target_`` takes.
+        space: The design space.
+        train: The recipe.
+        measure: The measuring conditions.
+        sampler: Optuna's sampler and its arguments.
+        run_dir: Folder of everything that the study leaves behind.
+        seed: Origin of all randomness; 0 to 2^31 - 1.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        objectives: Names of metrics; each is taken in its better direction.
+        constraints: Bounds on metrics: an upper one where less is better, a lower one where more is.
+        allow_modules: Modules of the user's own that ``_target_`` may reach.
+    """
+
+    study: StudySettings
+    data: DataSettings
+    source: Plain
+    space: Plain
+    train: TrainSettings
+    measure: MeasureSettings
+    sampler: Plain
+    run_dir: str
+    seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
+    device: str = "auto"
+    objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
+    constraints: dict[str, float] = field(default_factory=dict)
+    allow_modules: tuple[str, ...] = ()
+
+
+SEARCH_GROUPS: Plain = {"data": None, "space": None, "train": "brief", "measure": "default", "sampler": "tpe"}
+"""The groups of ``conf/`` that a search is composed of, and the option of each that holds if a study names none."""
+
+SEARCH_ROOT: Plain = {
+    "study": {"name": None, "trials": 40, "storage": None},
+    "run_dir": "runs/${study.name}",
+    "seed": 0,
+    "device": "auto",
+    "objectives": list(DEFAULT_OBJECTIVES),
+    "constraints": None,
+    "allow_modules": [],
+}
+"""What holds before any file of ``conf/`` is read."""
+
+
+def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
+    """Check a composed configuration and return it typed.
+
+    Args:
+        plain: Nested plain data with every interpolation resolved.
+
+    Raises:
+        InputError: On the first unknown key, wrong type or value out of bounds; the sentence names it and the remedy.
+    """
+    known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source"}
+    _reject_unknown("", plain, known)
+    values = dict(plain)
+    for key in ("study", "data", "space", "train", "measure", "sampler"):
+        value = values.get(key)
+        if value is None and key in ("data", "space"):
+            raise InputError(
+                f"{key} is not set: choose one with {key}=<name> or write a {key}: block with a _target_ in the study."
+            )
+        if not isinstance(value, Mapping):
+            raise InputError(f"{key}={value!r} cannot be used: it must be a mapping of keys; set {key}.<key>=<value>.")
+        if key in ("data", "space", "sampler") and not isinstance(value.get("_target_"), str):
+            raise InputError(f"{key}._target_ is not set: name the class to use, or choose one with {key}=<name>.")
+    for key, cls in (("study", StudySettings), ("train", TrainSettings), ("measure", MeasureSettings)):
+        _reject_unknown(f"{key}.", values[key], {f.name for f in dataclasses.fields(cls)})
+    shared = {f.name for f in dataclasses.fields(DataSettings)}
+    data = values["data"]
+    values["source"] = {key: value for key, value in data.items() if key not in shared}
+    values["data"] = {key: value for key, value in data.items() if key in shared}
+    values["constraints"] = values.get("constraints") or {}
+    config = _typed(SearchConfig, values)
+    _check_name(config.study.name)
+    _check_metrics(config)
+    return config
+
+
+def _reject_unknown(prefix: str, values: Mapping[str, Any], known: set[str]) -> None:
+    for key in values:
+        if key not in known:
+            raise InputError(f"{prefix}{key} is not a known key{suggestion(str(key), known, 'keys')}")
+
+
+_WANTED = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "dict": "a mapping",
+    "too": "a list with at least one entry",
+}
+"""What a value should be, by the first word of pydantic's type of error."""
+
+
+def _typed(cls: type[T], values: Mapping[str, Any]) -> T:
+    # JSON in strict mode: a list may stand for a tuple and 5 for 5.0, but "5" is no number and 5.0 no count.
+    try:
+        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        # A union such as `int | None` appends the name of the branch that failed; a user's key never has brackets.
+        parts = [str(part) for part in first["loc"] if not re.search(r"[\[\(]", str(part))]
+        key = ".".join(parts).replace("source.", "data.")
+        wanted = _WANTED.get(first["type"].split("_")[0]) or first["msg"].removeprefix("Input should be ")
+        raise InputError(f"{key}={first['input']!r} cannot be used: it should be {wanted}.") from None
+    except TypeError as error:
+        raise InputError(f"the configuration holds a value that is not plain data: {error}.") from None
+
+
+def _check_name(name: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+        raise InputError(
+            f"study.name={name!r} cannot be used: it names a folder, so take letters, digits, '.', '_' and '-', at most 100."
+        )
+
+
+def _check_metrics(config: SearchConfig) -> None:
+    for key, names in (
+        ("objectives", config.objectives),
+        ("constraints", config.constraints),
+        ("measure.require", config.measure.require),
+    ):
+        for name in names:
+            if name not in METRICS:
+                raise InputError(f"{key}: {name!r} is not a metric{suggestion(name, METRICS, 'metrics')}")
+    repeated = [name for name in config.objectives if list(config.objectives).count(name) > 1]
+    if repeated:
+        raise InputError(f"objectives: {repeated[0]!r} is named twice; name each metric once.")
+    for name, bound in config.constraints.items():
+        largest = 1.0 if METRICS[name].unit == "fraction" else math.inf
+        if not (math.isfinite(bound) and 0 <= bound <= largest):
+            wanted = "a fraction from 0 to 1" if largest == 1.0 else "a finite number of 0 or more"
+            raise InputError(f"constraints.{name}={bound} cannot be used: it should be {wanted}.")

@@ -1,0 +1,36 @@
+"""Where evaluations run: an engine takes a request and promises its evaluation for later. Here, in this very process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Protocol
+
+from nas.evaluate import Evaluation, EvaluationRequest, evaluate
+
+OnStage = Callable[[int, str], None]
+
+
+class Engine(Protocol):
+    """Runs evaluations, several at once if ``capacity`` says so; they may end in any order."""
+
+    @property
+    def capacity(self) -> int:
+        """How many evaluations may be under way at once."""
+        ...
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        """Begin the evaluation of trial ``number``; ``on_stage(number, stage)`` is called as it moves on."""
+        ...
+
+
+class InlineEngine:
+    """Evaluates in the calling thread: ``submit`` returns when the evaluation has ended."""
+
+    capacity = 1
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        """Evaluate now and return a future that is done; see ``Engine``."""
+        future: Future[Evaluation] = Future()
+        future.set_result(evaluate(request, lambda stage: on_stage(number, stage)))
+        return future

@@ -1,0 +1,216 @@
+"""One candidate's way: build, count, measure, train. Plain data in, plain data out; knows nothing of studies or samplers."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from nas.measure import complexity, device, energy, latency, memory
+from nas.measure.settings import MeasureConditions
+from nas.train.data import DataBundle, DataRequest, load_bundle
+from nas.train.fit import TrainingDiverged, fit
+from nas.train.settings import NumericFormat, TrainSettings
+from search_spaces.base import Architecture, SearchSpace
+
+Failure = Literal["out_of_memory", "timeout", "crash", "diverged", "error"]
+OnStage = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class EvaluationRequest:
+    """All that it takes to evaluate one candidate, in this process or another; picklable.
+
+    Attributes:
+        seed: Origin of the initial weights, the order of images and the augmentation; equal for all candidates of a study,
+            so that they are compared on equal terms.
+    """
+
+    space: SearchSpace
+    architecture: Architecture
+    data: DataRequest
+    train: TrainSettings
+    numeric: NumericFormat
+    measure: MeasureConditions
+    device: str
+    seed: int
+    with_energy: bool = True
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What was found out about one candidate, under the names that a trial records. ``None`` was not measured.
+
+    Attributes:
+        latency_ms: Median for the whole batch.
+        energy_j: Gross joules per image.
+        measure_seconds: Wall time of counting and measuring.
+    """
+
+    architecture_id: str
+    top1: float | None = None
+    top5: float | None = None
+    params: int | None = None
+    mult_adds: int | None = None
+    flops: int | None = None
+    mem_access: int | None = None
+    latency_ms: float | None = None
+    latency_iqr_ms: float | None = None
+    latency_stop_reason: str | None = None
+    images_per_s: float | None = None
+    flops_per_s: float | None = None
+    energy_j: float | None = None
+    energy_method: str | None = None
+    peak_memory_mb: float | None = None
+    epochs: int | None = None
+    train_loss: tuple[float, ...] | None = None
+    train_seconds: float | None = None
+    measure_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The end of one candidate's way.
+
+    Attributes:
+        metrics: All that was measured, also when a later stage failed.
+        reasons: For each metric that is ``None``, why.
+        failure: Kind of failure, ``None`` if there was none.
+        failure_reason: One sentence: stage, kind and message.
+    """
+
+    metrics: Metrics
+    reasons: dict[str, str] = field(default_factory=dict)
+    failure: Failure | None = None
+    failure_reason: str | None = None
+
+    def attributes(self) -> dict[str, Any]:
+        """Return flat JSON-able attributes: every metric, ``<metric>_reason`` where it is missing, and the failure."""
+        flat = {f.name: getattr(self.metrics, f.name) for f in fields(self.metrics)}
+        flat |= {f"{name}_reason": reason for name, reason in self.reasons.items()}
+        if self.failure:
+            flat |= {"failure": self.failure, "failure_reason": self.failure_reason}
+        return flat
+
+
+def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None) -> Evaluation:
+    """Build, count, measure and briefly train one candidate.
+
+    Args:
+        request: What to evaluate and how.
+        on_stage: Called with the name of each stage as it begins.
+
+    Returns:
+        What was measured; a candidate that diverges, runs out of memory or raises is a result with its failure, not an exception.
+    """
+    way = _Way(request, on_stage)
+    try:
+        way.walk()
+    except TrainingDiverged as error:
+        return way.failed("diverged", error)
+    except torch.OutOfMemoryError as error:
+        return way.failed("out_of_memory", error)
+    except MemoryError as error:
+        return way.failed("out_of_memory", error)
+    except Exception as error:  # noqa: BLE001 - any candidate may break in any way, and the search must go on
+        # The CPU allocator reports exhaustion as a plain RuntimeError.
+        return way.failed("out_of_memory" if "can't allocate memory" in str(error) else "error", error)
+    return way.result()
+
+
+class _Way:
+    """The metrics gathered so far on one candidate's way, so that a failure keeps what was measured before it."""
+
+    def __init__(self, request: EvaluationRequest, on_stage: OnStage) -> None:
+        self.request = request
+        self.on_stage = on_stage
+        self.stage = "build"
+        self.found: dict[str, Any] = {"architecture_id": request.architecture.id}
+        self.reasons: dict[str, str] = {}
+
+    def walk(self) -> None:
+        request = self.request
+        self._enter("data")
+        bundle = load_bundle(request.data, torch.device(request.device))
+        self._enter("build")
+        torch.manual_seed(request.seed)
+        model = request.space.build(request.architecture, bundle.input_shape[0], bundle.num_classes)
+        started = time.perf_counter()
+        try:
+            self._measure(model, bundle.input_shape)
+        finally:
+            self.found["measure_seconds"] = time.perf_counter() - started
+        self._train(model, bundle)
+
+    def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+        request, conditions = self.request, self.request.measure
+        self._enter("complexity")
+        cost = complexity.count(model, input_shape)
+        self.found |= {
+            "params": cost.params,
+            "mult_adds": cost.mult_adds,
+            "flops": cost.flops,
+            "mem_access": cost.mem_access,
+        }
+        self._enter("latency")
+        timed = device.prepare(copy.deepcopy(model), conditions)
+        example = device.example_input(input_shape, conditions)
+        time_ = latency.measure(timed, example, conditions)
+        batch_seconds = time_.median_ms / 1000
+        self.found |= {
+            "latency_ms": time_.median_ms,
+            "latency_iqr_ms": time_.iqr_ms,
+            "latency_stop_reason": time_.stop_reason,
+            "images_per_s": conditions.batch_size / batch_seconds,
+            "flops_per_s": cost.flops * conditions.batch_size / batch_seconds,
+        }
+        self._enter("memory")
+        peak = memory.measure(timed, example, conditions)
+        self._take("peak_memory_mb", peak.peak_memory_mb, peak.reason)
+        self._enter("energy")
+        if request.with_energy:
+            joules = energy.measure(timed, example, conditions)
+            self._take("energy_j", joules.energy_j, joules.reason)
+            self.found["energy_method"] = joules.method
+        else:
+            self._take("energy_j", None, "measure.energy=false")
+
+    def _train(self, model: nn.Module, bundle: DataBundle) -> None:
+        request = self.request
+        self._enter("train")
+
+        def on_epoch(done: int, total: int) -> None:
+            self.on_stage(f"train {done}/{total}")
+
+        trained = fit(
+            model, bundle, request.train, request.numeric, torch.device(request.device), request.seed, on_epoch=on_epoch
+        )
+        self.found |= {
+            "top1": trained.top1,
+            "top5": trained.top5,
+            "epochs": trained.epochs,
+            "train_loss": trained.train_loss,
+            "train_seconds": trained.train_seconds,
+        }
+
+    def _enter(self, stage: str) -> None:
+        self.stage = stage
+        self.on_stage(stage)
+
+    def _take(self, metric: str, value: float | None, reason: str | None) -> None:
+        self.found[metric] = value
+        if value is None:
+            self.reasons[metric] = reason or "no reason was given"
+
+    def result(self) -> Evaluation:
+        return Evaluation(Metrics(**self.found), dict(self.reasons))
+
+    def failed(self, failure: Failure, error: BaseException) -> Evaluation:
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = f"{self.stage}: {type(error).__name__}: {text}"[:500]
+        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason)

@@ -1,0 +1,66 @@
+"""The files of a run folder: written whole or not at all, under names that other commands and users rely on."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nas.errors import InputError
+
+
+def make_run_dir(path: Path) -> None:
+    """Make the folder and prove that it can be written.
+
+    Raises:
+        InputError: If it cannot.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except OSError as error:
+        raise InputError(f"run_dir={path} cannot be written ({error.strerror}): choose another run_dir.") from None
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that after a crash at any moment either its old or its new content is there, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_config(run_dir: Path, written: Mapping[str, Any]) -> None:
+    """Write ``config.yaml``; the caller hands in the form without secrets."""
+    write_text(run_dir / "config.yaml", yaml.safe_dump(dict(written), sort_keys=False, allow_unicode=True))
+
+
+def write_architecture(run_dir: Path, number: int, text: str) -> None:
+    """Write ``trials/<number>/architecture.yaml``, unless that very text is there already."""
+    path = run_dir / "trials" / str(number) / "architecture.yaml"
+    if not (path.exists() and path.read_text(encoding="utf-8") == text):
+        write_text(path, text)
+
+
+def write_front(run_dir: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write ``front.csv``: one row per network on the front, a column per name, nothing where a value is missing."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(run_dir / "front.csv", buffer.getvalue())

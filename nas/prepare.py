@@ -1,0 +1,236 @@
+"""From a checked configuration to everything a search needs; refuses what cannot work before anything is written."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.samplers import BaseSampler
+
+from nas.compose import Composed
+from nas.conditions import stored_conditions
+from nas.config import SearchConfig
+from nas.errors import InputError
+from nas.evaluate import EvaluationRequest
+from nas.measure.device import DeviceFingerprint, fingerprint, resolve_conditions, resolve_device, unavailable
+from nas.measure.settings import MeasureConditions
+from nas.metrics import METRICS, Metric
+from nas.sampling import TrialSeededSampler
+from nas.storage import Storage, StorageSpec, open_storage, storage_spec
+from nas.study import Asked, StudyPlan
+from nas.targets import build_target, locate_target
+from nas.train.data import DataBundle, DataRequest, load_bundle
+from nas.train.probe import choose_format
+from nas.train.settings import NumericFormat
+from search_spaces.base import RandomTrial, SearchSpace, SpaceError, check_buildable
+
+_WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "on_bad_image")
+"""Keys of ``data`` that say where the images come from and how they are held; what they are is in their fingerprint."""
+
+_PROBED_ARCHITECTURES = 3
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search that can begin.
+
+    Attributes:
+        notes: Lines that a user should read before it does.
+    """
+
+    plan: StudyPlan
+    space: SearchSpace
+    sampler: TrialSeededSampler
+    storage: StorageSpec
+    run_dir: Path
+    request_for: Callable[[Asked], EvaluationRequest]
+    notes: tuple[str, ...]
+
+
+def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
+    """Build and check everything that a search needs, and settle what the configuration leaves open.
+
+    Raises:
+        InputError: On anything that the search could not work with.
+    """
+    run_dir = Path(config.run_dir)
+    spec = storage_spec(config.study.storage, run_dir)
+    device = resolve_device(config.device)
+    conditions = resolve_conditions(config.measure, device)
+    objectives, dropped = _available_objectives(config, device)
+    space: SearchSpace = build_target("space", config.space, config.allow_modules)
+    sampler = _sampler(config, objectives, space)
+    source = build_target("data", config.source, config.allow_modules)
+    data = DataRequest(source, config.data, config.seed)
+    before = _stored(spec, config.study.name)
+    bundle = load_bundle(data, device)
+    try:
+        check_buildable(space, bundle.input_shape, bundle.num_classes)
+    except SpaceError as error:
+        raise InputError(str(error)) from None
+    print_of_device = fingerprint(device, conditions.threads)
+    numeric, how = _numeric_format(config, space, bundle, device, before)
+    notes = [_describe_device(print_of_device, numeric, how), _describe_data(bundle), *bundle.notes]
+    notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
+    plan = StudyPlan(
+        name=config.study.name,
+        trials=config.study.trials,
+        seed=config.seed,
+        objectives=objectives,
+        constraints=config.constraints,
+        conditions=_conditions(config, composed, objectives, bundle, numeric, conditions, print_of_device),
+        record={
+            "device": print_of_device.to_dict(),
+            "objectives_dropped": dropped,
+            "numeric_format": how,
+            "data": bundle.facts(),
+            "config": composed.written,
+            "versions": {name: version(name) for name in ("torch", "lightning", "optuna", "thop")}
+            | {"python": platform.python_version()},
+        },
+    )
+
+    def request_for(asked: Asked) -> EvaluationRequest:
+        return EvaluationRequest(
+            space=space,
+            architecture=asked.architecture,
+            data=data,
+            train=config.train,
+            numeric=numeric,
+            measure=conditions,
+            device=str(device),
+            seed=config.seed,
+            with_energy=config.measure.energy,
+        )
+
+    return Prepared(plan, space, sampler, spec, run_dir, request_for, tuple(notes))
+
+
+def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[Metric, ...], dict[str, str]]:
+    def reason_against(name: str) -> str | None:
+        if name == "energy_j" and not config.measure.energy:
+            return "measure.energy is false"
+        return unavailable(name, device)
+
+    for key, names in (("measure.require", config.measure.require), ("constraints", config.constraints)):
+        for name in names:
+            reason = reason_against(name)
+            if reason is not None:
+                remedy = "take it out, or search on a device that can"
+                raise InputError(f"{key}: {name} cannot be measured on {device} ({reason}): {remedy}.")
+    dropped = {name: reason for name in config.objectives if (reason := reason_against(name)) is not None}
+    kept = tuple(METRICS[name] for name in config.objectives if name not in dropped)
+    if not kept:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
+        raise InputError(f"objectives: none of them can be measured on {device} ({reasons}): name others.")
+    return kept, dropped
+
+
+def _sampler(config: SearchConfig, objectives: tuple[Metric, ...], space: SearchSpace) -> TrialSeededSampler:
+    node = config.sampler
+    target = locate_target("sampler._target_", str(node["_target_"]), config.allow_modules)
+    if "seed" in node:
+        raise InputError(
+            f"sampler.seed={node['seed']} cannot be used: every trial has a seed of its own, made from seed; set seed."
+        )
+
+    def make(**extra: Any) -> BaseSampler:
+        made = build_target("sampler", node, config.allow_modules, **extra)
+        if not isinstance(made, BaseSampler):
+            raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
+        return made
+
+    sampler = TrialSeededSampler(target, make, config.seed)
+    _rehearse(sampler, str(node["_target_"]), objectives, space)
+    return sampler
+
+
+def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:
+    """Let the sampler make a few suggestions in memory: some refuse several objectives, but only when they are asked."""
+    study = optuna.create_study(directions=[metric.direction for metric in objectives], sampler=sampler)
+    try:
+        for step in range(3):
+            trial = study.ask()
+            space.suggest(trial)
+            study.tell(trial, [float(step)] * len(objectives))
+    except SpaceError as error:
+        raise InputError(str(error)) from None
+    except (ValueError, NotImplementedError, ImportError, RuntimeError) as error:
+        count = f"{len(objectives)} objective{'s' * (len(objectives) > 1)}"
+        text = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"sampler={name} cannot search this space with {count} ({text}): choose another sampler.") from None
+
+
+def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:
+    if spec.file is not None and not spec.file.exists():
+        return None
+    storage: Storage = open_storage(spec)
+    return stored_conditions(storage, name)
+
+
+def _numeric_format(
+    config: SearchConfig,
+    space: SearchSpace,
+    bundle: DataBundle,
+    device: torch.device,
+    before: Mapping[str, Any] | None,
+) -> tuple[NumericFormat, dict[str, Any]]:
+    if before is not None:
+        # A study keeps what it began with; what the user set explicitly is compared with it like every other condition.
+        stored = NumericFormat(before["train"]["precision"], before["train"]["memory_format"])
+        settings = config.train
+        numeric = NumericFormat(
+            stored.precision if settings.precision == "auto" else settings.precision,
+            stored.memory_format if settings.memory_format == "auto" else settings.memory_format,
+        )
+        return numeric, {"reason": "as the study began"}
+
+    def candidate(seed: int) -> Callable[[], torch.nn.Module]:
+        architecture = space.suggest(RandomTrial(config.seed + seed))
+        return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
+
+    choice = choose_format([candidate(i) for i in range(_PROBED_ARCHITECTURES)], bundle, config.train, device)
+    return choice.numeric, {"reason": choice.reason, "images_per_s": dict(choice.images_per_s)}
+
+
+def _conditions(
+    config: SearchConfig,
+    composed: Composed,
+    objectives: tuple[Metric, ...],
+    bundle: DataBundle,
+    numeric: NumericFormat,
+    measured: MeasureConditions,
+    device: DeviceFingerprint,
+) -> dict[str, Any]:
+    """Return all that must agree between two runs of one study; of the configuration, the form without secrets."""
+    data = {key: value for key, value in composed.written["data"].items() if key not in _WHERE_NOT_WHAT}
+    measure = {key: value for key, value in asdict(measured).items() if key != "device"}
+    return {
+        "objectives": [metric.name for metric in objectives],
+        "constraints": dict(config.constraints),
+        "seed": config.seed,
+        "space": composed.written["space"],
+        "data": {**data, "fingerprint": bundle.fingerprint, "split": bundle.split_digest, "sizes": dict(bundle.sizes)},
+        "train": asdict(replace(config.train, precision=numeric.precision, memory_format=numeric.memory_format)),
+        "measure": {**measure, "energy": config.measure.energy},
+        "device": device.identity(),
+    }
+
+
+def _describe_device(device: DeviceFingerprint, numeric: NumericFormat, how: Mapping[str, Any]) -> str:
+    return f"device: {device.describe()}; training in {numeric.precision}, {numeric.memory_format} ({how['reason']})"
+
+
+def _describe_data(bundle: DataBundle) -> str:
+    sizes = bundle.sizes
+    shape = "×".join(str(side) for side in bundle.input_shape)
+    return (
+        f"data: {bundle.name}, {shape}, {bundle.num_classes} classes: {sizes['train']} images train, "
+        f"{sizes['validation']} score, {sizes['test']} are kept back for the test"
+    )

@@ -1,0 +1,112 @@
+"""What a user sees while a search runs: a live panel on a terminal, one line per trial elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+
+from optuna.trial import FrozenTrial, TrialState
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from nas.analyse.hypervolume import normalised_hypervolume
+from nas.metrics import METRICS
+from nas.study import Study
+from nas.tables import front_table, show
+
+_ROWS = 8
+
+
+class Progress:
+    """Shows a running search; use it as a context manager around the search.
+
+    Args:
+        study: The study under way.
+        console: Where to show it; a live panel if it is a terminal, lines otherwise.
+    """
+
+    def __init__(self, study: Study, console: Console) -> None:
+        self.front: list[FrozenTrial] = study.front()
+        self._study, self._console = study, console
+        self._done = len(study.finished)
+        self._done_before = self._done
+        self._failed = sum(trial.state == TrialState.FAIL for trial in study.finished)
+        self._hypervolume = self._share()
+        self._began = time.monotonic()
+        self._stages: dict[int, str] = {}
+        self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._live.stop()
+
+    def stage(self, number: int, stage: str) -> None:
+        """Note that trial ``number`` has entered a stage."""
+        self._stages[number] = stage
+
+    def told(self, trial: FrozenTrial) -> bool:
+        """Note that a trial ended; returns whether it changed the front."""
+        self._stages.pop(trial.number, None)
+        self._done += 1
+        self._failed += trial.state == TrialState.FAIL
+        before = [t.number for t in self.front]
+        self.front = self._study.front()
+        self._hypervolume = self._share()
+        if not self._console.is_terminal:
+            self._console.print(self._line(trial), highlight=False, soft_wrap=True)
+        return before != [t.number for t in self.front]
+
+    def _share(self) -> float:
+        feasible = self._study.feasible()
+        return normalised_hypervolume(self._study.minimised(feasible)) if feasible else 0.0
+
+    def _seconds_left(self) -> float | None:
+        done_now = self._done - self._done_before
+        if not done_now:
+            return None
+        return (time.monotonic() - self._began) / done_now * max(0, self._study.plan.trials - self._done)
+
+    def _left(self) -> str:
+        seconds = self._seconds_left()
+        return "" if seconds is None else f"{clock(seconds)} left"
+
+    def _line(self, trial: FrozenTrial) -> str:
+        head = f"trial {self._done}/{self._study.plan.trials}"
+        if trial.state == TrialState.FAIL:
+            return f"{head}  failed: {trial.user_attrs.get('failure_reason')}"
+        parts = [f"{m.name} {show(m, trial.user_attrs.get(m.name))}" for m in self._study.plan.objectives]
+        on_front = "on the front" if any(t.number == trial.number for t in self.front) else "dominated or infeasible"
+        return "  ".join([head, *parts, on_front, f"hypervolume {self._hypervolume:.3f}", self._left()]).rstrip()
+
+    def _panel(self) -> RenderableType:
+        plan = self._study.plan
+        head = Table.grid(padding=(0, 2))
+        bar = ProgressBar(total=plan.trials, completed=self._done, width=30)
+        elapsed = clock(time.monotonic() - self._began)
+        head.add_row(Text(plan.name, style="bold"), f"{self._done} of {plan.trials} trials", bar, elapsed, self._left())
+        now = "   ".join(f"trial {number}: {stage}" for number, stage in sorted(self._stages.items()))
+        state = f"hypervolume {self._hypervolume:.3f} of the box between the best and the worst values seen"
+        failed = f"   failed {self._failed}" if self._failed else ""
+        return Group(head, Text(now or "…", style="cyan"), Text(state + failed, style="dim"), *self._best(self.front))
+
+    def _best(self, front: Sequence[FrozenTrial]) -> list[RenderableType]:
+        if not front:
+            return []
+        names = [metric.name for metric in self._study.plan.objectives if metric.name in METRICS]
+        more = [Text(f"… and {len(front) - _ROWS} more", style="dim")] if len(front) > _ROWS else []
+        return [front_table(front, names, self._study.plan.constraints, limit=_ROWS), *more]
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

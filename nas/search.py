@@ -1,0 +1,181 @@
+"""``python -m nas.search conf=<study>``: searches a design space and leaves a study, a front and the architectures behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from nas.cli import EXIT_INTERRUPTED, run_command
+from nas.compose import compose, packaged_conf, studies
+from nas.config import SEARCH_GROUPS, SEARCH_ROOT, parse_search
+
+if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
+    from optuna.trial import FrozenTrial
+    from rich.console import Console
+
+    from nas.prepare import Prepared
+    from nas.progress import Progress
+    from nas.study import Asked, Study
+
+HELP = """\
+usage: python -m nas.search conf=<study> [key=value ...]
+
+Searches a design space: every candidate is built, counted, timed on the device and trained briefly, and the networks
+that trade the objectives best are kept. The same command again continues the study.
+
+  studies (conf=...)       {studies}
+  groups (group=option)    {groups}
+
+  study.name, study.trials, study.storage   name; trials in all; SQLite (default), journal, or a database URL
+  run_dir                  where everything goes (runs/<study.name>)
+  seed, device             origin of all randomness; auto, cpu or cuda:N
+  objectives               such as [top1,latency_ms,flops_per_s,energy_j]
+  constraints              bounds, such as {{latency_ms: 2.0, top1: 0.9}}: at most where less is better, at least where more is
+  space.*, data.*          the design space and the images: see the files in {conf}
+  train.*                  the recipe: train.epochs, train.batch_size, train.peak_lr, ...
+  measure.*                measure.batch_size, measure.precision, measure.require, ...
+  sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
+  allow_modules            your own modules that a _target_ may name
+
+options: --help, and --cfg to print the composed configuration and stop
+exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Overrides in Hydra's grammar, ``--help`` or ``--cfg``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the input cannot be used; nothing was written then.
+        RunError: If every trial failed.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        print(_help())
+        return 0
+    overrides = [argument for argument in arguments if argument != "--cfg"]
+    composed = compose("search", SEARCH_ROOT, SEARCH_GROUPS, overrides)
+    config = parse_search(composed.plain)
+    if len(overrides) < len(arguments):
+        import yaml
+
+        print(yaml.safe_dump(composed.written, sort_keys=False, allow_unicode=True), end="")
+        return 0
+
+    from rich.console import Console
+
+    from nas.files import make_run_dir, write_config
+    from nas.prepare import prepare_search
+
+    console = Console(highlight=False)
+    with console.status("preparing"):
+        prepared = prepare_search(config, composed)
+    make_run_dir(prepared.run_dir)
+    write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
+    return _search(prepared, composed.name, console)
+
+
+def _search(prepared: Prepared, conf: str, console: Console) -> int:
+    from nas.driver import run
+    from nas.engine import InlineEngine
+    from nas.interrupt import Interrupted, InterruptGate
+    from nas.owner import Owner
+    from nas.progress import Progress
+    from nas.storage import open_storage
+    from nas.study import Study, require_success
+
+    owner = Owner(prepared.run_dir / "owners")
+    gate = InterruptGate()
+    interrupted = False
+    try:
+        study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
+        done = len(study.finished)
+        more = f", {done} of them done" if done else ""
+        console.print(f"study [bold]{prepared.plan.name}[/]: {prepared.plan.trials} trials{more}, in {prepared.run_dir}")
+        for note in prepared.notes:
+            console.print(note, markup=False, soft_wrap=True)
+        with gate.installed(), Progress(study, console) as progress:
+            try:
+                run(study, InlineEngine(), prepared.request_for, _Recorder(prepared, study, progress), gate)
+            except Interrupted:
+                interrupted = True
+        _finish(prepared, study, conf, console, interrupted)
+        require_success(study)
+    finally:
+        owner.close()
+    return EXIT_INTERRUPTED if interrupted else 0
+
+
+class _Recorder:
+    """Passes what happens on to the display and into the run folder."""
+
+    def __init__(self, prepared: Prepared, study: Study, progress: Progress) -> None:
+        self._prepared, self._study, self._progress = prepared, study, progress
+
+    def asked(self, asked: Asked) -> None:
+        from nas.files import write_architecture
+        from search_spaces.base import to_yaml
+
+        write_architecture(self._prepared.run_dir, asked.number, to_yaml(asked.architecture))
+
+    def stage(self, number: int, stage: str) -> None:
+        self._progress.stage(number, stage)
+
+    def told(self, trial: FrozenTrial) -> None:
+        if self._progress.told(trial):
+            _write_front(self._prepared, self._progress.front)
+
+
+def _write_front(prepared: Prepared, front: Sequence[FrozenTrial]) -> None:
+    from nas.files import write_front
+    from nas.tables import front_columns, front_row
+
+    columns = front_columns([metric.name for metric in prepared.plan.objectives], list(prepared.plan.constraints))
+    write_front(prepared.run_dir, columns, [front_row(trial) for trial in front])
+
+
+def _finish(prepared: Prepared, study: Study, conf: str, console: Console, interrupted: bool) -> None:
+    from nas.study import failures
+    from nas.tables import front_table
+
+    plan, run_dir = prepared.plan, prepared.run_dir
+    front = study.front()
+    _write_front(prepared, front)
+    finished = study.finished
+    failed = list(failures(finished))
+    console.print()
+    for number, reason in failed[:5]:
+        console.print(f"trial {number} failed: {reason}", markup=False, soft_wrap=True)
+    if len(failed) > 5:
+        console.print(f"... and {len(failed) - 5} more failed; each trial's attributes say why")
+    distinct = len({trial.user_attrs.get("architecture_id") for trial in finished})
+    console.print(f"{'interrupted after' if interrupted else 'done:'} {len(finished)} trials, {distinct} distinct architectures")
+    if front:
+        console.print(f"the {len(front)} networks that no other one beats:")
+        console.print(front_table(front, [metric.name for metric in plan.objectives], plan.constraints))
+    elif finished and not study.feasible():
+        console.print("no network keeps every constraint: loosen constraints, or widen the space")
+    console.print(
+        f"\nfront: {run_dir / 'front.csv'}   architectures: {run_dir / 'trials'}/<trial>/architecture.yaml",
+        soft_wrap=True,
+    )
+    console.print("next:", style="bold")
+    console.print(f"  optuna-dashboard {prepared.storage.shown}", markup=False, soft_wrap=True)
+    more = plan.trials if interrupted else 2 * plan.trials
+    rest = f" study.name={plan.name}" if plan.name != conf else ""
+    console.print(f"  python -m nas.search conf={conf}{rest} study.trials={more}", markup=False, soft_wrap=True)
+
+
+def _help() -> str:
+    conf = packaged_conf()
+    groups = [f"{g}={{{','.join(sorted(p.stem for p in (conf / g).glob('*.yaml')))}}}" for g in SEARCH_GROUPS]
+    return HELP.format(studies=", ".join(studies()), groups=("\n" + " " * 27).join(groups), conf=conf)
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,132 @@
+"""Opens the place where Optuna keeps a study: SQLite in the run folder, a journal file, or any database by URL."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import optuna
+import sqlalchemy
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+
+from nas.errors import InputError
+from nas.secrets import mask_password
+
+
+@dataclass(frozen=True)
+class StorageSpec:
+    """Where a study is kept.
+
+    Attributes:
+        url: What a user hands to ``optuna-dashboard``, password included; ``shown`` is for the screen and for files.
+        file: The file that holds it, ``None`` for a database server.
+    """
+
+    url: str
+    file: Path | None
+
+    @property
+    def shown(self) -> str:
+        """The URL with its password masked."""
+        return mask_password(self.url)
+
+    @property
+    def is_journal(self) -> bool:
+        """Whether it is a journal file and not a database."""
+        return self.file is not None and not self.url.startswith("sqlite")
+
+
+@dataclass(frozen=True)
+class Storage:
+    """An open storage.
+
+    Attributes:
+        make_durable: Call after a trial is told: returns once all that was written would survive a power cut.
+    """
+
+    optuna: BaseStorage
+    spec: StorageSpec
+    make_durable: Callable[[], None] = lambda: None
+
+
+def storage_spec(storage: str | None, run_dir: Path) -> StorageSpec:
+    """Read ``study.storage``; touches nothing.
+
+    Raises:
+        InputError: If it is neither ``journal``, ``journal:<path>`` nor a URL.
+    """
+    if storage is None:
+        path = run_dir / "study.db"
+        return StorageSpec(f"sqlite:///{path}", path)
+    if storage == "journal" or storage.startswith("journal:"):
+        path = Path(storage.removeprefix("journal").removeprefix(":") or run_dir / "journal.log")
+        return StorageSpec(str(path), path)
+    if not re.match(r"[A-Za-z0-9_+]+://", storage):
+        raise InputError(
+            f"study.storage={mask_password(storage)} cannot be used: give journal, journal:<path> or a database URL such as "
+            "sqlite:///path.db or postgresql+psycopg://user@host/name."
+        )
+    try:
+        url = sqlalchemy.make_url(storage)
+    except sqlalchemy.exc.ArgumentError:
+        raise InputError(f"study.storage={mask_password(storage)} cannot be used: it is not a database URL.") from None
+    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    return StorageSpec(storage, Path(str(url.database)) if is_file else None)
+
+
+def open_storage(spec: StorageSpec) -> Storage:
+    """Open the storage, and make its tables if it is new. The folder of a file must be there.
+
+    Raises:
+        InputError: If it cannot be reached, read or written.
+    """
+    try:
+        if spec.is_journal:
+            assert spec.file is not None
+            return Storage(JournalStorage(JournalFileBackend(str(spec.file))), spec)
+        if spec.file is not None:
+            return _open_sqlite(spec, spec.file)
+        return Storage(RDBStorage(spec.url), spec)
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ImportError, RuntimeError) as error:
+        raise InputError(_reason(spec, error)) from None
+
+
+def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
+    def connect() -> sqlite3.Connection:
+        connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
+        # Optuna commits some thirty times per trial. With a write-ahead log none of these waits for the disk, a reader
+        # such as the dashboard never blocks a writer, and one fsync when a trial is told makes all of them durable.
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        return connection
+
+    def sync_log() -> None:
+        with contextlib.suppress(FileNotFoundError):  # no log: the file system has none, and every commit was synced
+            descriptor = os.open(f"{path}-wal", os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+
+    return Storage(RDBStorage(spec.url, engine_kwargs={"creator": connect}), spec, sync_log)
+
+
+def _reason(spec: StorageSpec, error: Exception) -> str:
+    cause = error.__cause__ or error
+    original = getattr(cause, "orig", None) or cause
+    text = mask_password(str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__)
+    if spec.file is not None and spec.file.exists():
+        remedy = "restore a copy of it, or move it away to begin anew"
+    elif spec.file is not None:
+        remedy = "choose another study.storage or run_dir"
+    elif isinstance(error, ImportError):
+        remedy = "install the driver that the URL names"
+    else:
+        remedy = "check that the server runs, and its name, user and password"
+    return f"study.storage={spec.shown} cannot be opened ({text.rstrip('.')}): {remedy}."

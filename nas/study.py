@@ -1,0 +1,233 @@
+"""A study under ask and tell: opened or continued in Optuna, each trial's randomness its own, nothing counted twice."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.samplers import BaseSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.analyse.front import non_dominated
+from nas.conditions import check_conditions, stored_conditions
+from nas.errors import RunError
+from nas.evaluate import Evaluation
+from nas.metrics import METRICS, Metric
+from nas.owner import Owner
+from nas.storage import Storage
+from search_spaces.base import Architecture, SearchSpace
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """What a search wants of its study; plain data.
+
+    Attributes:
+        trials: How many trials the study shall hold in the end.
+        objectives: In the order of the trials' values.
+        constraints: Bounds by metric: upper where less is better, lower where more is.
+        conditions: All that must agree between two runs of one study, nested.
+        record: Further study attributes, written when the study is made.
+    """
+
+    name: str
+    trials: int
+    seed: int
+    objectives: tuple[Metric, ...]
+    constraints: Mapping[str, float]
+    conditions: Mapping[str, Any]
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A candidate to be evaluated."""
+
+    number: int
+    architecture: Architecture
+
+
+def violations(attributes: Mapping[str, Any], constraints: Mapping[str, float]) -> dict[str, float]:
+    """Return by how much each bound is missed, in the metric's unit; 0 or less is kept. Metrics without a value are left out."""
+    found = {}
+    for name, bound in constraints.items():
+        value = attributes.get(name)
+        if value is not None:
+            found[name] = value - bound if METRICS[name].direction == "minimize" else bound - value
+    return found
+
+
+class Study:
+    """One study and this process's part in it.
+
+    Args:
+        storage: Where it is kept.
+        plan: What is wanted; a study that is there must have been begun under the same conditions.
+        space: The design space.
+        sampler: Makes the suggestions.
+        owner: This process.
+
+    Raises:
+        InputError: If a study of that name was begun under other conditions.
+    """
+
+    def __init__(self, storage: Storage, plan: StudyPlan, space: SearchSpace, sampler: BaseSampler, owner: Owner) -> None:
+        self.plan, self.space = plan, space
+        self._storage, self._owner = storage, owner
+        before = stored_conditions(storage, plan.name)
+        if before is not None:
+            check_conditions(plan.name, before, plan.conditions)
+        self._study = optuna.create_study(
+            study_name=plan.name,
+            storage=storage.optuna,
+            directions=[metric.direction for metric in plan.objectives],
+            sampler=sampler,
+            load_if_exists=True,
+        )
+        if before is None:
+            self._study.set_metric_names([metric.name for metric in plan.objectives])
+            for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
+                self._study.set_user_attr(key, value)
+            self._study.set_user_attr("constraints", dict(plan.constraints))
+            # Last: a study with conditions is a whole one.
+            self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
+        self._running: dict[int, optuna.Trial] = {}
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        """All trials, not to be changed."""
+        return self._study.get_trials(deepcopy=False)
+
+    @property
+    def finished(self) -> list[FrozenTrial]:
+        """The trials that ended by themselves, in whatever state."""
+        return self._study.get_trials(deepcopy=False, states=FINISHED)
+
+    def ask(self) -> Asked | None:
+        """Return the next candidate, ``None`` when the study has, or will have, all its trials.
+
+        A trial whose process died is asked for again before any new one: under its own number, with the suggestions that
+        it had. If that process had recorded the outcome and died before telling it, it is told now.
+        """
+        while True:
+            trial = self._orphan() or self._new()
+            if trial is None:
+                return None
+            architecture = self._suggest(trial)
+            if architecture is not None:
+                self._running[trial.number] = trial
+                return Asked(trial.number, architecture)
+
+    def tell(self, number: int, evaluation: Evaluation) -> FrozenTrial:
+        """Record an evaluation and finish its trial: complete with its values, or failed with its reason."""
+        trial = self._running.pop(number)
+        # An attempt that was cut off while its failure was being written must not fail the attempt after it.
+        stale = {key: None for key in ("failure", "failure_reason") if trial.user_attrs.get(key)}
+        for key, value in {**stale, **evaluation.attributes()}.items():
+            trial.set_user_attr(key, value)
+        return self._finish(trial)
+
+    def front(self) -> list[FrozenTrial]:
+        """Return the feasible complete trials that no other one dominates, best first by the first objective."""
+        trials = self.feasible()
+        if not trials:
+            return []
+        values = self.minimised(trials)
+        best = non_dominated(values)
+        order = np.argsort(values[:, 0], kind="stable")
+        return [trials[index] for index in order if best[index]]
+
+    def feasible(self) -> list[FrozenTrial]:
+        """Return the complete trials that keep every constraint."""
+        return [
+            trial
+            for trial in self.finished
+            if trial.state == TrialState.COMPLETE
+            and all(miss <= 0 for miss in violations(trial.user_attrs, self.plan.constraints).values())
+        ]
+
+    def minimised(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+        """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
+        signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in self.plan.objectives])
+        return np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs)) * signs
+
+    def _orphan(self) -> optuna.Trial | None:
+        with self._owner.election():
+            for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                owner = str(frozen.user_attrs.get("owner", ""))
+                if frozen.number not in self._running and not self._owner.lives(owner):
+                    trial = optuna.Trial(self._study, frozen._trial_id)
+                    trial.set_user_attr("owner", self._owner.name)
+                    return trial
+        return None
+
+    def _new(self) -> optuna.Trial | None:
+        with self._owner.election():
+            if sum(trial.state != TrialState.WAITING for trial in self.trials) >= self.plan.trials:
+                return None
+            trial = self._study.ask()
+            trial.set_user_attr("owner", self._owner.name)
+            return trial
+
+    def _suggest(self, trial: optuna.Trial) -> Architecture | None:
+        if "outcome" in trial.user_attrs:
+            self._finish(trial)
+            return None
+        architecture = self.space.suggest(trial)
+        trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))
+        trial.set_user_attr("architecture_id", architecture.id)
+        return architecture
+
+    def _finish(self, trial: optuna.Trial) -> FrozenTrial:
+        attributes = trial.user_attrs
+        values = [attributes.get(metric.name) for metric in self.plan.objectives]
+        missing = [m.name for m, value in zip(self.plan.objectives, values, strict=True) if not _finite(value)]
+        if missing and not attributes.get("failure"):
+            reason = attributes.get(f"{missing[0]}_reason") or f"its value was {attributes.get(missing[0])}"
+            trial.set_user_attr("failure", "error")
+            trial.set_user_attr("failure_reason", f"{missing[0]} has no finite value: {reason}")
+        failed = bool(missing) or bool(attributes.get("failure"))
+        if "outcome" not in attributes:
+            trial.set_user_attr("outcome", "failed" if failed else "complete")
+        known = trial.constraints
+        for name, miss in violations(attributes, self.plan.constraints).items():
+            if name not in known and math.isfinite(miss):
+                trial.set_constraint(name, miss)
+        told = self._study.tell(
+            trial,
+            None if failed else [float(value) for value in values],
+            TrialState.FAIL if failed else TrialState.COMPLETE,
+        )
+        self._storage.make_durable()
+        return told
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def failures(trials: Sequence[FrozenTrial]) -> Iterator[tuple[int, str]]:
+    """Yield number and reason of every failed trial."""
+    for trial in trials:
+        if trial.state == TrialState.FAIL:
+            yield trial.number, str(trial.user_attrs.get("failure_reason", "no reason was recorded"))
+
+
+def require_success(study: Study) -> None:
+    """Refuse to call a search done in which every trial failed.
+
+    Raises:
+        RunError: With the first reason.
+    """
+    finished = study.finished
+    if finished and all(trial.state == TrialState.FAIL for trial in finished):
+        number, reason = next(failures(finished))
+        raise RunError(f"all {len(finished)} trials failed; the first (trial {number}): {reason}.")

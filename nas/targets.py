@@ -1,0 +1,91 @@
+"""Builds what ``_target_`` names in a configuration, and lets it reach only modules that are allowed to be reached."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from nas.errors import InputError, suggestion
+
+ALLOWED_MODULES = ("nas", "search_spaces", "optuna.samplers")
+
+
+def build_target(key: str, node: Mapping[str, Any], allow_modules: Sequence[str] = (), **extra: Any) -> Any:
+    """Call what ``node["_target_"]`` names with the node's other keys as arguments.
+
+    Args:
+        key: The node's place in the configuration, for messages.
+        node: Plain data; nested mappings with a ``_target_`` of their own are built first.
+        allow_modules: The user's own modules that may be reached, beside ``ALLOWED_MODULES``.
+        extra: Further arguments, not from the configuration.
+
+    Raises:
+        InputError: If the target is not allowed, does not exist, or refuses its arguments.
+    """
+    for place, target in _targets(key, node):
+        locate_target(f"{place}._target_", target, allow_modules)
+    target = locate_target(f"{key}._target_", str(node["_target_"]), allow_modules)
+    _check_arguments(key, node, target)
+    try:
+        return instantiate({**node, **extra}, _convert_="all")
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, ValueError | TypeError):
+            text = str(cause).strip().rstrip(".")
+            raise InputError(f"{text}." if isinstance(cause, ValueError) and key in text else f"{key}: {text}.") from None
+        raise cause from None
+
+
+def locate_target(key: str, path: str, allow_modules: Sequence[str] = ()) -> Any:
+    """Import the callable that a dotted path names.
+
+    Raises:
+        InputError: If its module is not allowed, if there is no such callable, or if it was only imported there from
+            a module that is not allowed (so that ``nas.config.json.loads`` leads nowhere).
+    """
+    allowed = (*ALLOWED_MODULES, *allow_modules)
+    if not _within(path, allowed):
+        raise InputError(
+            f"{key}={path} is not allowed: allowed are {', '.join(allowed)}; add a module of your own to allow_modules."
+        )
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(f"{key}={path} cannot be imported: {error}; check the path and the working directory.") from None
+    found = getattr(module, name, None)
+    if found is None or not callable(found):
+        classes = [known for known, value in vars(module).items() if isinstance(value, type)]
+        raise InputError(f"{key}={path}: {module_name} has no class {name}{suggestion(name, classes, 'classes')}")
+    if not _within(f"{getattr(found, '__module__', '')}.", allowed):
+        raise InputError(f"{key}={path} is not allowed: it is defined in {found.__module__}; name that module in allow_modules.")
+    return found
+
+
+def _within(path: str, modules: Iterable[str]) -> bool:
+    return any(path.startswith(f"{module}.") for module in modules)
+
+
+def _targets(key: str, node: Any) -> Iterable[tuple[str, str]]:
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield key, str(node["_target_"])
+        for name, value in node.items():
+            yield from _targets(f"{key}.{name}", value)
+    elif isinstance(node, Sequence) and not isinstance(node, str):
+        for index, value in enumerate(node):
+            yield from _targets(f"{key}[{index}]", value)
+
+
+def _check_arguments(key: str, node: Mapping[str, Any], target: Any) -> None:
+    parameters = inspect.signature(target).parameters
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return
+    for name in node:
+        if not name.startswith("_") and name not in parameters:
+            raise InputError(f"{key}.{name} is not a known key of {node['_target_']}{suggestion(name, parameters, 'keys')}")
