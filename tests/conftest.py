@@ -1,0 +1,47 @@
+"""What all tests share: a quiet process, one thread, and a way to run the search command in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+QUICK = (
+    "train.epochs=1",
+    "train.precision=fp32",
+    "train.memory_format=contiguous",
+    "measure.latency_max_seconds=0.05",
+    "measure.batch_size=8",
+)
+"""Overrides that make a trial on the digits take a fraction of a second."""
+
+Search = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty working directory that the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def search(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Search:
+    """Run ``nas.search`` in this process; returns its exit code and what it wrote to stdout and stderr."""
+    from nas.cli import run_command
+    from nas.search import main
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["nas.search", *arguments])
+            run_command(main)
+        written = capsys.readouterr()
+        assert isinstance(ended.value.code, int)
+        return ended.value.code, written.out, written.err
+
+    return run

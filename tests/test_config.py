@@ -1,0 +1,157 @@
+"""Composing and checking a configuration: what works, and the sentence that everything else earns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas.compose import Composed, compose, studies
+from nas.config import SEARCH_GROUPS, SEARCH_ROOT, SearchConfig, parse_search
+from nas.errors import InputError
+
+
+def composed(*arguments: str) -> Composed:
+    return compose("search", SEARCH_ROOT, SEARCH_GROUPS, arguments)
+
+
+def parsed(*arguments: str) -> SearchConfig:
+    return parse_search(composed(*arguments).plain)
+
+
+@pytest.mark.parametrize("name", studies())
+def test_every_shipped_study_fits_the_schema(name: str) -> None:
+    config = parsed(f"conf={name}", "data.root=somewhere") if name == "osa_images" else parsed(f"conf={name}")
+    assert config.study.name == name
+    assert config.run_dir == f"runs/{name}"
+
+
+def test_shipped_studies_are_found() -> None:
+    assert {"osa_digits", "osa_cifar", "osa_images"} <= set(studies())
+
+
+@pytest.mark.parametrize("form", ["constraints={latency_ms: 2.0}", "constraints.latency_ms=2.0", "+constraints.latency_ms=2"])
+def test_constraints_in_every_form(form: str) -> None:
+    assert parsed("conf=osa_digits", form).constraints == {"latency_ms": 2.0}
+
+
+def test_no_constraints() -> None:
+    assert parsed("conf=osa_digits", "constraints=null").constraints == {}
+
+
+def test_sampler_by_name_and_by_target() -> None:
+    assert parsed("conf=osa_digits", "sampler=nsga2").sampler["_target_"].endswith("NSGAIISampler")
+    by_target = parsed("conf=osa_digits", "sampler._target_=optuna.samplers.NSGAIIISampler", "sampler.population_size=10")
+    # The arguments of the default sampler's file belong to another class and must not reach this one.
+    assert by_target.sampler == {"_target_": "optuna.samplers.NSGAIIISampler", "population_size": 10}
+
+
+def test_a_domain_is_replaced_as_a_whole() -> None:
+    config = parsed("conf=osa_digits", "space.layers={low: 2, high: 3}")
+    assert config.space["layers"] == {"low": 2, "high": 3}
+
+
+def test_data_keys_are_parted() -> None:
+    config = parsed("conf=osa_images", "data.root=here", "data.flip=false", "data.on_bad_image=skip")
+    assert config.data.flip is False
+    assert config.source["root"] == "here" and config.source["on_bad_image"] == "skip"
+    assert "flip" not in config.source
+
+
+@pytest.mark.parametrize(
+    ("argument", "names"),
+    [
+        ("train.epoch=3", ["train.epoch", "'epochs'"]),
+        ("+train.epoch=3", ["train.epoch", "'epochs'"]),
+        ("+bogus=1", ["bogus"]),
+        ("trian.epochs=1", ["trian", "'train'"]),
+        ("train.epochs=two", ["train.epochs", "two", "whole number"]),
+        ("train.epochs=2.5", ["train.epochs", "2.5"]),
+        ("train.epochs=true", ["train.epochs", "whole number"]),
+        ("train.epochs=-1", ["train.epochs", "-1"]),
+        ("train.epochs=1,2", ["train.epochs=1,2", "several"]),
+        ("train.epochs=[1", ["train.epochs=[1"]),
+        ("train.precision=fp7", ["train.precision", "fp7"]),
+        ("study=x", ["study=x", "study.name=x"]),
+        ("study.trials=0", ["study.trials", "0"]),
+        ("study.name=../up", ["study.name", "../up"]),
+        ("study.name=''", ["study.name"]),
+        ("seed=-1", ["seed", "-1"]),
+        ("objectives=[]", ["objectives", "at least one"]),
+        ("objectives=[top1,latncy_ms]", ["latncy_ms", "'latency_ms'"]),
+        ("objectives=[top1,top1]", ["top1", "twice"]),
+        ("objectives=top1", ["objectives", "a list"]),
+        ("constraints={speed: 1}", ["constraints", "speed"]),
+        ("constraints.top1=90", ["constraints.top1", "90", "fraction"]),
+        ("constraints.params=-5", ["constraints.params", "-5"]),
+        ("constraints.latency_ms=nan", ["constraints.latency_ms", "nan"]),
+        ("constraints.latency_ms=abc", ["constraints.latency_ms", "abc", "number"]),
+        ("constraints=3", ["constraints", "mapping"]),
+        ("measure.require=[joules]", ["measure.require", "joules"]),
+        ("measure.batch_size=0", ["measure.batch_size", "0"]),
+        ("data.resident_budget_mb=-1", ["data.resident_budget_mb", "-1"]),
+        ("data.validation_fraction=1.0", ["data.validation_fraction", "1.0"]),
+        ("data.flip=1", ["data.flip", "true or false"]),
+        ("data=nothing", ["data=nothing", "digits"]),
+        ("data=null", ["data", "digits"]),
+        ("sampler=tpf", ["sampler=tpf", "'tpe'"]),
+        ("sampler._target_=null", ["sampler._target_"]),
+        ("space=5", ["space=5"]),
+        ("~space", ["space is not set"]),
+        ("~nothing", ["nothing"]),
+        ("run_dir=${oc.env:SURELY_NOT_SET_X}", ["run_dir", "SURELY_NOT_SET_X"]),
+        ("run_dir=${nothing}", ["run_dir", "nothing"]),
+        ("nonsense", ["nonsense"]),
+    ],
+)
+def test_bad_input_is_one_sentence(argument: str, names: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        parsed("conf=osa_digits", argument)
+    text = str(refused.value)
+    assert "\n" not in text and text[-1] in ".?" and text[-2] not in ".?"
+    for name in names:
+        assert name in text
+
+
+def test_a_study_that_does_not_exist() -> None:
+    with pytest.raises(InputError, match=r"conf=osa_digit does not exist; did you mean 'osa_digits'\?"):
+        parsed("conf=osa_digit")
+
+
+def test_no_study_lists_them() -> None:
+    with pytest.raises(InputError, match=r"osa_cifar.*osa_digits"):
+        parsed("seed=1")
+
+
+def test_a_missing_root_is_named() -> None:
+    with pytest.raises(InputError, match=r"data\.root is not set"):
+        parsed("conf=osa_images")
+
+
+def test_secrets_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DB_PASSWORD", "sesame")
+    result = composed(
+        "conf=osa_digits",
+        "study.storage='postgresql://me:${oc.env:DB_PASSWORD}@host/db'",
+        "+data.copy=${study.storage}",
+        "+data.plain='mysql://you:secret@host/db'",
+        "+data.decoded='${oc.decode:${oc.env:DB_PASSWORD}}'",
+        "+data.fallback='${oc.env:UNSET_NAME_X,sesame-open}'",
+    )
+    assert result.plain["study"]["storage"] == "postgresql://me:sesame@host/db"
+    assert result.plain["data"]["decoded"] == "sesame"
+    text = yaml.safe_dump(result.written)
+    assert "sesame" not in text.replace("sesame-open", "") and "secret" not in text
+    assert "${oc.env:DB_PASSWORD}" in text
+
+
+def test_own_conf_folder_comes_first(workdir: Path) -> None:
+    (workdir / "conf" / "space").mkdir(parents=True)
+    (workdir / "conf" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: digits\n  - override /space: small\nstudy: {trials: 3}\n"
+    )
+    (workdir / "conf" / "space" / "small.yaml").write_text("_target_: search_spaces.osa.OSASpace\nlayers: [2, 3]\n")
+    assert "mine" in studies() and "osa_digits" in studies()
+    config = parsed("conf=mine")
+    assert config.study.trials == 3 and config.space["layers"] == [2, 3]

@@ -1,0 +1,63 @@
+"""Where a study is kept, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from nas.errors import InputError
+from nas.secrets import mask_password
+from nas.storage import open_storage, storage_spec
+
+
+def test_default_is_sqlite_in_the_run_folder(tmp_path: Path) -> None:
+    storage = open_storage(storage_spec(None, tmp_path))
+    assert storage.spec.file == tmp_path / "study.db" and storage.spec.file.exists()
+    storage.make_durable()
+    with sqlite3.connect(tmp_path / "study.db") as connection:
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_journal_by_name_and_by_path(tmp_path: Path) -> None:
+    assert storage_spec("journal", tmp_path).file == tmp_path / "journal.log"
+    spec = storage_spec(f"journal:{tmp_path}/other.log", tmp_path)
+    open_storage(spec)
+    assert (tmp_path / "other.log").exists() and spec.is_journal
+
+
+@pytest.mark.parametrize(
+    ("storage", "names"),
+    [
+        ("study.db", ["study.storage=study.db", "journal"]),
+        ("nosuchdb://host/name", ["nosuchdb"]),
+        ("sqlite:////proc/none/study.db", ["/proc/none/study.db"]),
+        ("journal:/proc/none/j.log", ["/proc/none/j.log"]),
+        ("mysql+pymysql://me:sesame@127.0.0.1:1/db", ["me:***@127.0.0.1"]),
+    ],
+)
+def test_what_cannot_be_opened_is_named(tmp_path: Path, storage: str, names: list[str]) -> None:
+    with pytest.raises(InputError) as refused:
+        open_storage(storage_spec(storage, tmp_path))
+    text = str(refused.value)
+    assert "study.storage" in text and "sesame" not in text and "\n" not in text
+    for name in names:
+        assert name in text
+
+
+@pytest.mark.parametrize("content", [b"not a database at all, but long enough to have a header" * 20, b""])
+def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "study.db"
+    path.write_bytes(content)
+    if not content:  # an empty file is an empty database
+        open_storage(storage_spec(None, tmp_path))
+        return
+    with pytest.raises(InputError, match=r"study\.db cannot be opened .*restore a copy"):
+        open_storage(storage_spec(None, tmp_path))
+    assert path.read_bytes() == content
+
+
+def test_passwords_are_masked() -> None:
+    assert mask_password("a postgresql+psycopg://u:p%40ss@h:5/d b") == "a postgresql+psycopg://u:***@h:5/d b"
+    assert mask_password("sqlite:///runs/a:b/study.db") == "sqlite:///runs/a:b/study.db"

@@ -1,0 +1,221 @@
+"""The study under ask and tell: nothing replayed, nothing lost, nothing counted twice, nothing mixed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from nas.errors import InputError, RunError
+from nas.evaluate import Evaluation, Metrics
+from nas.metrics import METRICS
+from nas.owner import Owner
+from nas.sampling import TrialSeededSampler
+from nas.storage import open_storage, storage_spec
+from nas.study import Asked, Study, StudyPlan, require_success
+from nas.targets import build_target, locate_target
+from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
+
+PLAN = StudyPlan(
+    name="toy",
+    trials=12,
+    seed=7,
+    objectives=(METRICS["top1"], METRICS["latency_ms"]),
+    constraints={},
+    conditions={"space": {"high": 1000}, "train": {"epochs": 3, "precision": "fp32"}},
+    record={"device": {"name": "none"}},
+)
+SAMPLERS: dict[str, dict[str, Any]] = {
+    "random": {"_target_": "optuna.samplers.RandomSampler"},
+    "tpe": {"_target_": "optuna.samplers.TPESampler", "n_startup_trials": 4, "multivariate": True, "group": True},
+    "nsga2": {"_target_": "optuna.samplers.NSGAIISampler", "population_size": 4},
+    "nsga3": {"_target_": "optuna.samplers.NSGAIIISampler", "population_size": 4},
+    "gp": {"_target_": "optuna.samplers.GPSampler", "n_startup_trials": 8},
+    "qmc": {"_target_": "optuna.samplers.QMCSampler", "scramble": True, "warn_independent_sampling": False},
+}
+
+
+def sampler(name: str, seed: int = 7) -> TrialSeededSampler:
+    node = SAMPLERS[name]
+    return TrialSeededSampler(locate_target("s", node["_target_"]), lambda **extra: build_target("s", node, **extra), seed)
+
+
+class Run:
+    """One process's worth of searching: opens the study anew, as the command does."""
+
+    def __init__(self, folder: Path, name: str = "random", plan: StudyPlan = PLAN, storage: str | None = None) -> None:
+        folder.mkdir(exist_ok=True)
+        self.owner = Owner(folder / "owners")
+        self.study = Study(open_storage(storage_spec(storage, folder)), plan, ToySpace(), sampler(name), self.owner)
+
+    def go(self, count: int = 1000, tell: Callable[[Any], Evaluation] = toy_evaluation) -> list[Asked]:
+        done = []
+        while len(done) < count and (asked := self.study.ask()) is not None:
+            self.study.tell(asked.number, tell(asked.architecture))
+            done.append(asked)
+        return done
+
+    def die(self) -> None:
+        """What a SIGKILL leaves: the lock is gone, the trial is still running."""
+        self.owner._lock.release()
+
+
+def parameters(run: Run) -> list[dict[str, Any]]:
+    return [trial.params for trial in run.study.trials]
+
+
+@pytest.mark.parametrize("name", ["random", "qmc"])
+def test_a_restart_changes_no_suggestion(tmp_path: Path, name: str) -> None:
+    whole = Run(tmp_path / "whole", name)
+    whole.go()
+    for _ in range(4):
+        parts = Run(tmp_path / "parts", name)
+        parts.go(3)
+        parts.owner.close()
+    assert parameters(parts) == parameters(whole)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_every_sampler_searches_and_never_replays(tmp_path: Path, name: str) -> None:
+    for _ in range(2):
+        run = Run(tmp_path, name)
+        run.go(6)
+        run.owner.close()
+    drawn = [tuple(sorted(p.items())) for p in parameters(run)]
+    assert len(drawn) == 12
+    # 3,000 points: a sampler that replays draws the second half equal to the first.
+    assert drawn[:6] != drawn[6:] and len(set(drawn)) >= 7
+
+
+def test_the_seed_decides(tmp_path: Path) -> None:
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two", plan=replace(PLAN, seed=8))
+    two.study._study.sampler = sampler("random", 8)
+    one.go()
+    two.go()
+    assert parameters(one) != parameters(two)
+
+
+def test_continues_to_the_number_of_trials_in_all(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    assert len(run.go()) == 12 and run.study.ask() is None
+    assert len(Run(tmp_path, plan=replace(PLAN, trials=15)).go()) == 3
+    assert len(Run(tmp_path).go()) == 0
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_trial_cut_off_is_run_again_as_itself(tmp_path: Path, storage: str | None) -> None:
+    undisturbed = Run(tmp_path / "undisturbed", storage=storage)
+    undisturbed.go()
+    killed = Run(tmp_path / "killed", storage=storage)
+    killed.go(4)
+    lost = killed.study.ask()
+    assert lost is not None
+    killed.die()
+    resumed = Run(tmp_path / "killed", storage=storage)
+    asked = resumed.go()
+    assert asked[0] == lost
+    assert parameters(resumed) == parameters(undisturbed)
+    assert [trial.state for trial in resumed.study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_a_trial_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
+    one, two = Run(tmp_path), Run(tmp_path)
+    mine = one.study.ask()
+    assert mine is not None
+    assert {asked.number for asked in two.go()} == set(range(12)) - {mine.number}
+    one.study.tell(mine.number, toy_evaluation(ToyArchitecture(1, "a")))
+    assert len(one.study.finished) == 12
+
+
+def test_an_outcome_that_was_recorded_is_not_evaluated_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = replace(PLAN, constraints={"latency_ms": 500.0})
+    run = Run(tmp_path, plan=plan)
+    asked = run.study.ask()
+    assert asked is not None
+
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optuna.Study, "tell", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run.study.tell(asked.number, toy_evaluation(asked.architecture))  # type: ignore[arg-type]
+    run.die()
+    resumed = Run(tmp_path, plan=plan)
+    assert [next_.number for next_ in resumed.go(1)] == [1]
+    first = resumed.study.trials[0]
+    assert first.state == TrialState.COMPLETE
+    assert first.values == [first.user_attrs["top1"], first.user_attrs["latency_ms"]]
+    assert first.constraints == {"latency_ms": first.user_attrs["latency_ms"] - 500}
+
+
+def test_a_failure_keeps_its_reason_and_counts(tmp_path: Path) -> None:
+    def fails(architecture: ToyArchitecture) -> Evaluation:
+        return Evaluation(Metrics(architecture_id=architecture.id, params=3), {}, "diverged", "train: the loss was nan")
+
+    run = Run(tmp_path)
+    run.go(2, fails)
+    with pytest.raises(RunError, match=r"all 2 trials failed; the first \(trial 0\): train: the loss was nan"):
+        require_success(run.study)
+    run.go()
+    failed = run.study.trials[0]
+    assert failed.state == TrialState.FAIL and failed.user_attrs["failure"] == "diverged" and failed.user_attrs["params"] == 3
+    assert len(run.study.finished) == 12
+    assert {0, 1}.isdisjoint(trial.number for trial in run.study.front())
+    require_success(run.study)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_an_objective_without_a_finite_value_fails_the_trial(tmp_path: Path, value: float | None) -> None:
+    run = Run(tmp_path)
+    run.go(1, lambda a: Evaluation(Metrics(a.id, top1=0.5, latency_ms=value), {"latency_ms": "no clock"}))
+    trial = run.study.trials[0]
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["failure_reason"] == "latency_ms has no finite value: no clock"
+
+
+def test_constraints_bound_from_the_right_side(tmp_path: Path) -> None:
+    plan = replace(PLAN, constraints={"latency_ms": 600.0, "top1": 0.7})
+    run = Run(tmp_path, plan=plan)
+    run.go()
+    for trial in run.study.trials:
+        width = trial.params["width"]
+        assert trial.constraints["latency_ms"] == width - 600
+        assert trial.constraints["top1"] == pytest.approx(0.7 - width / (width + 100))
+    # Along the toy's trade-off everything feasible is on the front; 0.7 is a width of 234.
+    expected = {t.number for t in run.study.trials if 233.4 < t.params["width"] <= 600}
+    assert {trial.number for trial in run.study.front()} == expected and expected
+
+
+@pytest.mark.parametrize(
+    ("conditions", "says"),
+    [
+        ({"space": {"high": 9}, "train": {"epochs": 3, "precision": "fp32"}}, "space.high was 1000, now 9"),
+        ({"space": {"high": 1000}, "train": {"epochs": 4, "precision": "bf16"}}, "train.epochs was 3, now 4; train.precision"),
+        ({"space": {"high": 1000}, "train": {"epochs": 3}}, "train.precision was fp32, now unset"),
+    ],
+)
+def test_other_conditions_are_refused(tmp_path: Path, conditions: dict[str, Any], says: str) -> None:
+    Run(tmp_path).go(1)
+    with pytest.raises(InputError, match=says):
+        Run(tmp_path, plan=replace(PLAN, conditions=conditions))
+
+
+def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
+    optuna.create_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(InputError, match="was not made by"):
+        Run(tmp_path)
+
+
+def test_study_attributes(tmp_path: Path) -> None:
+    Run(tmp_path).go(1)
+    loaded = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")
+    assert loaded.user_attrs["objectives"] == ["top1", "latency_ms"]
+    assert loaded.user_attrs["device"] == {"name": "none"}
+    assert loaded.metric_names == ["top1", "latency_ms"]
+    assert [direction.name for direction in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]
