@@ -33,11 +33,9 @@ def run_command(main: Callable[[Sequence[str]], int]) -> None:
 
 def quiet_libraries() -> None:
     """Keep the libraries' notices from burying the display; their warnings of substance still come through."""
-    for name in ("optuna", "lightning", "lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
     # Warns at import that a machine has CUDA's compiler and no CUDA device, which is no concern of a user here.
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
-    warnings.filterwarnings("ignore", message=".*is experimental.*")
+    warnings.filterwarnings("ignore", message=".*is( an)? experimental.*")
 
 
 def _complain(error: Exception, code: int) -> int:

@@ -48,9 +48,9 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> Plain:
+def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return nested mappings as one flat mapping with dotted keys; lists are leaves."""
-    flat: Plain = {}
+    flat: dict[str, Any] = {}
     for key, value in mapping.items():
         if isinstance(value, Mapping) and value:
             flat |= flatten(value, f"{prefix}{key}.")

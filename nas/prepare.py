@@ -18,7 +18,8 @@ from nas.conditions import stored_conditions
 from nas.config import SearchConfig
 from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
-from nas.measure.device import DeviceFingerprint, fingerprint, resolve_conditions, resolve_device, unavailable
+from nas.measure.device import resolve_conditions, resolve_device, unavailable
+from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions
 from nas.metrics import METRICS, Metric
 from nas.sampling import TrialSeededSampler
@@ -59,6 +60,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     Raises:
         InputError: On anything that the search could not work with.
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
     device = resolve_device(config.device)
@@ -76,7 +78,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         raise InputError(str(error)) from None
     print_of_device = fingerprint(device, conditions.threads)
     numeric, how = _numeric_format(config, space, bundle, device, before)
-    notes = [_describe_device(print_of_device, numeric, how), _describe_data(bundle), *bundle.notes]
+    notes = [_describe_device(print_of_device, numeric, how), _describe_data(bundle), *_skipped(bundle)]
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
     plan = StudyPlan(
         name=config.study.name,
@@ -196,7 +198,7 @@ def _numeric_format(
         return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
 
     choice = choose_format([candidate(i) for i in range(_PROBED_ARCHITECTURES)], bundle, config.train, device)
-    return choice.numeric, {"reason": choice.reason, "images_per_s": dict(choice.images_per_s)}
+    return choice.numeric, asdict(choice)
 
 
 def _conditions(
@@ -224,7 +226,17 @@ def _conditions(
 
 
 def _describe_device(device: DeviceFingerprint, numeric: NumericFormat, how: Mapping[str, Any]) -> str:
-    return f"device: {device.describe()}; training in {numeric.precision}, {numeric.memory_format} ({how['reason']})"
+    agreed = device.agreed
+    threads = f", {agreed.threads} threads" if agreed.threads else ""
+    return (
+        f"device: {agreed.kind}, {agreed.name}{threads}; training in {numeric.precision} {numeric.memory_format} "
+        f"({how['reason']})"
+    )
+
+
+def _skipped(bundle: DataBundle) -> list[str]:
+    skipped = bundle.facts()["skipped"]
+    return [f"data: {len(skipped)} unreadable images are left out, the first is {skipped[0]}"] if skipped else []
 
 
 def _describe_data(bundle: DataBundle) -> str:

@@ -42,6 +42,9 @@ exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted
 """
 
 
+_FILE_WIDTH = 160  # a log file has no width; the widest table fits
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run the command.
 
@@ -73,6 +76,8 @@ def main(arguments: Sequence[str]) -> int:
     from nas.prepare import prepare_search
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_FILE_WIDTH)
     with console.status("preparing"):
         prepared = prepare_search(config, composed)
     make_run_dir(prepared.run_dir)
@@ -156,7 +161,7 @@ def _finish(prepared: Prepared, study: Study, conf: str, console: Console, inter
     distinct = len({trial.user_attrs.get("architecture_id") for trial in finished})
     console.print(f"{'interrupted after' if interrupted else 'done:'} {len(finished)} trials, {distinct} distinct architectures")
     if front:
-        console.print(f"the {len(front)} networks that no other one beats:")
+        console.print(f"the networks that no other one beats ({len(front)}):")
         console.print(front_table(front, [metric.name for metric in plan.objectives], plan.constraints))
     elif finished and not study.feasible():
         console.print("no network keeps every constraint: loosen constraints, or widen the space")

@@ -157,7 +157,8 @@ class Study:
     def minimised(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
         """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
         signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in self.plan.objectives])
-        return np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs)) * signs
+        values: NDArray[np.float64] = np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs)) * signs
+        return values
 
     def _orphan(self) -> optuna.Trial | None:
         with self._owner.election():
@@ -203,7 +204,7 @@ class Study:
                 trial.set_constraint(name, miss)
         told = self._study.tell(
             trial,
-            None if failed else [float(value) for value in values],
+            None if failed else [float(value) for value in values if value is not None],
             TrialState.FAIL if failed else TrialState.COMPLETE,
         )
         self._storage.make_durable()

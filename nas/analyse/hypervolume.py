@@ -42,7 +42,8 @@ def _areas_of_prefixes(points: Array, reference: Array) -> Array:
     in_prefix = order[None, :] <= np.arange(len(points))[:, None]
     lowest = np.minimum.accumulate(np.where(in_prefix, y, reference[1]), axis=1)
     widths = np.diff(np.append(x, reference[0]))
-    return (reference[1] - lowest) @ widths
+    areas: Array = (reference[1] - lowest) @ widths
+    return areas
 
 
 def normalised_hypervolume(values: Array) -> float:

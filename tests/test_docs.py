@@ -1,0 +1,144 @@
+"""Every command, study and module that the documents show is run as it stands, made small by overrides."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.conftest import QUICK, Search
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+
+
+@dataclass(frozen=True)
+class Block:
+    document: str
+    language: str
+    tag: str
+    text: str
+
+
+def blocks(language: str) -> list[Block]:
+    found = []
+    for document in DOCUMENTS:
+        text = (ROOT / document).read_text(encoding="utf-8")
+        for match in re.finditer(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL):
+            if match.group(1) == language:
+                found.append(Block(document, *match.groups()))
+    return found
+
+
+def commands(*tags: str) -> list[str]:
+    return [line for block in blocks("bash") if block.tag in tags for line in block.text.splitlines() if line]
+
+
+def arguments(command: str) -> list[str]:
+    assert command.startswith("python -m nas.search "), command
+    return shlex.split(command)[3:]
+
+
+def test_the_documents_use_known_tags() -> None:
+    assert {block.tag for block in blocks("bash")} <= {"", "setup", "download", "images", "server", "gpu"}
+
+
+@pytest.fixture
+def shown_studies(workdir: Path) -> None:
+    """The YAML files that the documents write out, in the working directory."""
+    for block in blocks("yaml"):
+        path = workdir / block.tag
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(block.text, encoding="utf-8")
+
+
+@pytest.fixture
+def photos(workdir: Path) -> None:
+    generator = np.random.default_rng(0)
+    for part, count in (("train", 12), ("test", 2)):
+        for kind in ("cat", "dog"):
+            folder = workdir / "photos" / part / kind
+            folder.mkdir(parents=True)
+            for index in range(count):
+                pixels = generator.integers(0, 256, (60, 40 + index, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.png")
+
+
+@pytest.mark.usefixtures("shown_studies", "photos")
+@pytest.mark.parametrize("command", commands("", "images"))
+def test_search_commands(search: Search, workdir: Path, command: str) -> None:
+    code, out, err = search(*arguments(command), *QUICK, "study.trials=2", "train.batch_size=8", "~constraints")
+    assert code == 0, err
+    assert "2 trials" in out
+    assert [path.name for path in (workdir / "runs").iterdir()]
+
+
+@pytest.mark.parametrize("command", commands("download"))
+def test_commands_that_download_are_composed(search: Search, command: str) -> None:
+    code, out, _ = search(*arguments(command), "--cfg")
+    assert code == 0 and "space:" in out
+
+
+@pytest.mark.parametrize("command", commands("setup", "gpu"))
+def test_make_commands_exist(command: str) -> None:
+    printed = subprocess.run([*shlex.split(command), "-n"], cwd=ROOT, capture_output=True, text=True)
+    assert printed.returncode == 0, printed.stderr
+    if command in commands("setup"):
+        assert command in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize("command", commands("server"))
+def test_the_dashboard_shows_the_study(search: Search, workdir: Path, command: str) -> None:
+    assert search("conf=osa_digits", *QUICK, "study.trials=1")[0] == 0
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(sys.executable).parent / shlex.split(command)[0]
+    server = subprocess.Popen([str(program), *shlex.split(command)[1:], "--port", str(port)], cwd=workdir, stderr=subprocess.PIPE)
+    try:
+        for _ in range(300):
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/studies", timeout=5) as answer:
+                    assert b"osa_digits" in answer.read()
+                break
+            except urllib.error.URLError:
+                assert server.poll() is None
+                time.sleep(0.1)
+        else:
+            pytest.fail("the dashboard did not answer within 30 s")
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.parametrize("block", [block for block in blocks("python") if not block.tag], ids=lambda block: block.document)
+def test_python_snippets(block: Block) -> None:
+    exec(compile(block.text, block.document, "exec"), {})
+
+
+def test_a_space_in_one_file(search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (shown,) = [block for block in blocks("python") if block.tag]
+    (workdir / "own_space.py").write_text(shown.text, encoding="utf-8")
+    (workdir / "conf").mkdir()
+    (workdir / "conf" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: digits\n"
+        "allow_modules: [own_space]\nspace: {_target_: own_space.PlainSpace, max_depth: 3}\n"
+    )
+    monkeypatch.syspath_prepend(workdir)
+    code, _, err = search("conf=own", *QUICK, "study.trials=2", "objectives=[top1,params]")
+    assert code == 0, err
+    assert (workdir / "runs" / "own" / "trials" / "1" / "architecture.yaml").read_text().startswith("depth") is False
+    assert "family: plain" in (workdir / "runs" / "own" / "trials" / "1" / "architecture.yaml").read_text()
+    code, _, err = search("conf=own", "space.max_dept=2")
+    assert code == 2 and "space.max_dept" in err and "'max_depth'" in err
