@@ -14,7 +14,7 @@ import torch
 from optuna.samplers import BaseSampler
 
 from nas.compose import Composed
-from nas.conditions import stored_conditions
+from nas.conditions import check_conditions, stored_conditions
 from nas.config import SearchConfig
 from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
@@ -23,7 +23,7 @@ from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions
 from nas.metrics import METRICS, Metric
 from nas.sampling import TrialSeededSampler
-from nas.storage import Storage, StorageSpec, open_storage, storage_spec
+from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
 from nas.targets import build_target, locate_target
 from nas.train.data import DataBundle, DataRequest, load_bundle
@@ -97,6 +97,9 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             | {"python": platform.python_version()},
         },
     )
+
+    if before is not None:
+        check_conditions(plan.name, before, plan.conditions)
 
     def request_for(asked: Asked) -> EvaluationRequest:
         return EvaluationRequest(
@@ -172,8 +175,7 @@ def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, 
 def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:
     if spec.file is not None and not spec.file.exists():
         return None
-    storage: Storage = open_storage(spec)
-    return stored_conditions(storage, name)
+    return stored_conditions(open_storage(spec), name)
 
 
 def _numeric_format(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nas.cli import EXIT_INTERRUPTED, run_command
-from nas.compose import compose, packaged_conf, studies
+from nas.compose import Composed, compose, packaged_conf, studies
 from nas.config import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
@@ -72,7 +72,6 @@ def main(arguments: Sequence[str]) -> int:
 
     from rich.console import Console
 
-    from nas.files import make_run_dir, write_config
     from nas.prepare import prepare_search
 
     console = Console(highlight=False)
@@ -80,25 +79,27 @@ def main(arguments: Sequence[str]) -> int:
         console = Console(highlight=False, width=_FILE_WIDTH)
     with console.status("preparing"):
         prepared = prepare_search(config, composed)
-    make_run_dir(prepared.run_dir)
-    write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
-    return _search(prepared, composed.name, console)
+    return _search(prepared, composed, console)
 
 
-def _search(prepared: Prepared, conf: str, console: Console) -> int:
+def _search(prepared: Prepared, composed: Composed, console: Console) -> int:
     from nas.driver import run
     from nas.engine import InlineEngine
+    from nas.files import make_run_dir, write_config
     from nas.interrupt import Interrupted, InterruptGate
     from nas.owner import Owner
     from nas.progress import Progress
     from nas.storage import open_storage
     from nas.study import Study, require_success
 
+    make_run_dir(prepared.run_dir)
     owner = Owner(prepared.run_dir / "owners")
     gate = InterruptGate()
     interrupted = False
     try:
-        study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
+        with owner.election():  # two commands begun at once must not both make the tables
+            study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
+        write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
         done = len(study.finished)
         more = f", {done} of them done" if done else ""
         console.print(f"study [bold]{prepared.plan.name}[/]: {prepared.plan.trials} trials{more}, in {prepared.run_dir}")
@@ -109,7 +110,7 @@ def _search(prepared: Prepared, conf: str, console: Console) -> int:
                 run(study, InlineEngine(), prepared.request_for, _Recorder(prepared, study, progress), gate)
             except Interrupted:
                 interrupted = True
-        _finish(prepared, study, conf, console, interrupted)
+        _finish(prepared, study, composed.name, console, interrupted)
         require_success(study)
     finally:
         owner.close()

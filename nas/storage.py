@@ -59,8 +59,15 @@ def storage_spec(storage: str | None, run_dir: Path) -> StorageSpec:
     """Read ``study.storage``; touches nothing.
 
     Raises:
-        InputError: If it is neither ``journal``, ``journal:<path>`` nor a URL.
+        InputError: If it is neither ``journal``, ``journal:<path>`` nor a URL, or names a file in a folder that is not there.
     """
+    spec = _read_spec(storage, run_dir)
+    if spec.file is not None and spec.file.parent != run_dir and not spec.file.parent.is_dir():
+        raise InputError(f"study.storage={spec.shown} cannot be opened: make the folder {spec.file.parent} first.")
+    return spec
+
+
+def _read_spec(storage: str | None, run_dir: Path) -> StorageSpec:
     if storage is None:
         path = run_dir / "study.db"
         return StorageSpec(f"sqlite:///{path}", path)

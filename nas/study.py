@@ -157,8 +157,9 @@ class Study:
     def minimised(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
         """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
         signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in self.plan.objectives])
-        values: NDArray[np.float64] = np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs)) * signs
-        return values
+        values = np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs))
+        signed: NDArray[np.float64] = values * signs
+        return signed
 
     def _orphan(self) -> optuna.Trial | None:
         with self._owner.election():

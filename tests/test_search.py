@@ -264,22 +264,19 @@ def start(workdir: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(command, cwd=workdir, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for_trials(workdir: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while time.monotonic() < deadline:
-        try:
-            if len(loaded(workdir / "runs" / "osa_digits").trials) >= count:
-                return
-        except (KeyError, optuna.exceptions.OptunaError, Exception):  # noqa: BLE001 - not there yet
-            pass
-        time.sleep(0.1)
-    pytest.fail("the search did not get that far within two minutes")
+def wait_for_trials(process: subprocess.Popen[str], workdir: Path, count: int) -> None:
+    # trials/<n>/ is made before trial n is evaluated; looking into the database meanwhile would disturb what is tested.
+    deadline = time.monotonic() + 240
+    while not (workdir / "runs" / "osa_digits" / "trials" / str(count) / "architecture.yaml").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_keeps_what_was_done_and_prints_the_front(workdir: Path, number: signal.Signals) -> None:
     process = start(workdir, "study.trials=500")
-    wait_for_trials(workdir, 3)
+    wait_for_trials(process, workdir, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
@@ -289,7 +286,7 @@ def test_an_interrupt_keeps_what_was_done_and_prints_the_front(workdir: Path, nu
 
 def test_a_kill_loses_and_doubles_nothing(search: Search, workdir: Path) -> None:
     process = start(workdir, "study.trials=500")
-    wait_for_trials(workdir, 3)
+    wait_for_trials(process, workdir, 3)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     before = loaded(workdir / "runs" / "osa_digits").trials

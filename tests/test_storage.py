@@ -32,8 +32,10 @@ def test_journal_by_name_and_by_path(tmp_path: Path) -> None:
     [
         ("study.db", ["study.storage=study.db", "journal"]),
         ("nosuchdb://host/name", ["nosuchdb"]),
-        ("sqlite:////proc/none/study.db", ["/proc/none/study.db"]),
-        ("journal:/proc/none/j.log", ["/proc/none/j.log"]),
+        ("sqlite:////proc/none/study.db", ["make the folder /proc/none"]),
+        ("journal:/proc/none/j.log", ["make the folder /proc/none"]),
+        ("sqlite:////proc/study.db", ["/proc/study.db"]),
+        ("journal:/proc/j.log", ["/proc/j.log"]),
         ("mysql+pymysql://me:sesame@127.0.0.1:1/db", ["me:***@127.0.0.1"]),
     ],
 )

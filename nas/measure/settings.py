@@ -22,6 +22,7 @@ class MeasureSettings:
         threads: CPU threads while timing on a CPU; ``None`` takes torch's default. It is part of the device's fingerprint.
         latency_max_seconds: Time after which a latency measurement that has not settled stops and says so.
         energy_window_seconds: Length of one energy window; the GPU's counter ticks every 20 to 100 ms, so keep it at 5 or more.
+        energy: Whether to take the energy at all; it costs a window per candidate.
         require: Metrics without which the search must not start.
     """
 
@@ -31,6 +32,7 @@ class MeasureSettings:
     threads: Annotated[int, Ge(1)] | None = None
     latency_max_seconds: Annotated[float, Gt(0)] = 2.0
     energy_window_seconds: Annotated[float, Gt(0)] = 5.0
+    energy: bool = True
     require: tuple[str, ...] = ()
 
 

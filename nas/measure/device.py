@@ -1,0 +1,221 @@
+"""The device that is measured on and the conditions there, the same for every meter: arithmetic, layout, threads, flags.
+
+What is measured, and how, is the meters'.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from nas.errors import InputError, suggestion
+from nas.measure.fingerprint import DeviceFingerprint, fingerprint, usable_cpus
+from nas.measure.record import SensorError
+from nas.measure.sensor import open_sensors
+from nas.measure.settings import MeasureConditions, MeasureSettings, Precision
+from nas.metrics import METRICS
+
+__all__ = [
+    "DeviceFingerprint",
+    "example_input",
+    "fingerprint",
+    "numeric_context",
+    "prepare",
+    "resolve_conditions",
+    "resolve_device",
+    "settle_norms",
+    "unavailable",
+]
+
+NO_CPU_MEMORY = "peak memory is measured on a GPU only: a CPU process shares its heap with everything else in it"
+
+_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that ``name`` means: ``auto`` (the first GPU, or else the CPU), ``cpu``, ``cuda`` or ``cuda:N``.
+
+    Raises:
+        InputError: The name is unknown, there is no GPU, or none has that number.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "cpu" or (name == "auto" and not gpus):
+        return torch.device("cpu")
+    if name == "auto":
+        return torch.device("cuda", 0)
+    match = re.fullmatch(r"cuda(?::(\d+))?", name)
+    if match is None:
+        raise InputError(f"device={name} is unknown{suggestion(name, ('auto', 'cpu', 'cuda:N'), 'devices')}")
+    if not gpus:
+        raise InputError(f"device={name} cannot be used because torch finds no CUDA device here; use device=cpu or device=auto")
+    index = int(match[1] or 0)
+    if index >= gpus:
+        last = torch.device("cuda", gpus - 1)
+        raise InputError(f"device={name} is out of range, the last CUDA device here is {last}; use device={last} or device=auto")
+    return torch.device("cuda", index)
+
+
+def resolve_conditions(settings: MeasureSettings, device: torch.device) -> MeasureConditions:
+    """Settle what ``settings`` leave open for ``device``.
+
+    Raises:
+        InputError: The device does not have the precision, or the process not that many CPUs.
+    """
+    precision = settings.precision
+    if precision == "auto":
+        precision = "bf16" if device.type == "cuda" and _lacks("bf16", device) is None else "fp32"
+    lack = _lacks(precision, device)
+    if lack is not None:
+        raise InputError(f"measure.precision={precision} cannot be used on device={device}: {lack}; use measure.precision=fp32")
+    return MeasureConditions(
+        device=str(device),
+        batch_size=settings.batch_size,
+        precision=precision,
+        memory_format="channels_last" if settings.memory_format == "auto" else settings.memory_format,
+        threads=_threads(settings.threads) if device.type == "cpu" else None,
+        latency_max_seconds=settings.latency_max_seconds,
+        energy_window_seconds=settings.energy_window_seconds,
+    )
+
+
+def _threads(wanted: int | None) -> int:
+    if wanted is None:
+        return torch.get_num_threads()
+    cpus = len(usable_cpus())
+    if wanted > cpus:
+        raise InputError(f"measure.threads={wanted} is more than the {cpus} CPUs that this process may use; use at most {cpus}")
+    return wanted
+
+
+def _lacks(precision: Precision, device: torch.device) -> str | None:
+    """Return why ``device`` does not have ``precision``, ``None`` if it has."""
+    if device.type == "cuda":
+        name = torch.cuda.get_device_name(device)
+        if precision == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
+            return f"{name} has no TF32 units, which came with compute capability 8.0"
+        with torch.cuda.device(device):
+            if precision == "bf16" and not torch.cuda.is_bf16_supported(including_emulation=False):
+                return f"{name} has no bfloat16 units"
+        return None
+    if precision == "tf32":
+        return "TF32 is an arithmetic of NVIDIA GPUs"
+    try:
+        _run_sample(_DTYPES[precision])
+    except (RuntimeError, NotImplementedError) as error:
+        return f"torch cannot run a network in it here ({str(error).splitlines()[0]})"
+    return None
+
+
+def _run_sample(dtype: torch.dtype) -> None:
+    """Run each kind of layer that matters once, in inference, on the CPU."""
+    sample = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardsigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+    with torch.inference_mode():
+        sample.eval().to(dtype)(torch.zeros(1, 3, 8, 8, dtype=dtype))
+
+
+def prepare(model: nn.Module, conditions: MeasureConditions) -> nn.Module:
+    """Turn ``model`` itself into what is measured: evaluation mode, on the device, its weights in the precision and layout."""
+    model.requires_grad_(False).eval()
+    model.to(device=conditions.device, dtype=_DTYPES[conditions.precision])
+    return model.to(memory_format=_LAYOUTS[conditions.memory_format])
+
+
+def example_input(input_shape: tuple[int, int, int], conditions: MeasureConditions) -> Tensor:
+    """Return a batch ``[batch_size, C, H, W]`` of normal noise, the same in each process, on the device and in its format.
+
+    Noise, because a GPU draws less power on constant data.
+    """
+    noise = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
+    return noise.to(
+        device=conditions.device, dtype=_DTYPES[conditions.precision], memory_format=_LAYOUTS[conditions.memory_format]
+    )
+
+
+@contextmanager
+def numeric_context(conditions: MeasureConditions) -> Iterator[None]:
+    """Hold the conditions for the block and put everything back after it.
+
+    Inference mode; the device current; TF32 on for ``tf32`` and off for ``fp32`` (torch's default is on for convolutions);
+    ``cudnn.benchmark`` on, as a deployed network of fixed shape would have it; CPU threads.
+    """
+    fp32 = "tf32" if conditions.precision == "tf32" else "ieee"
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        stack.enter_context(_assigned(torch.backends.cudnn, "benchmark", True))
+        stack.enter_context(_assigned(torch.backends.cudnn.conv, "fp32_precision", fp32))  # type: ignore[attr-defined]
+        stack.enter_context(_assigned(torch.backends.cuda.matmul, "fp32_precision", fp32))
+        if conditions.threads is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(conditions.threads)
+        if conditions.device != "cpu":
+            stack.enter_context(torch.cuda.device(conditions.device))
+        yield
+
+
+@contextmanager
+def _assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def settle_norms(model: nn.Module, example: Tensor) -> None:
+    """Give batch norms that never saw a batch the statistics of ``example``; trained ones keep theirs.
+
+    In an untrained network activations fade to zero with depth, and a GPU computing zeros draws less power and clocks higher
+    than with the unit-variance activations of a trained network.
+    """
+    fresh = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and _untrained(norm)]
+    momenta = [norm.momentum for norm in fresh]
+    with ExitStack() as stack:
+        for norm, momentum in zip(fresh, momenta, strict=True):
+            stack.callback(setattr, norm, "momentum", momentum)
+            stack.callback(norm.eval)
+            norm.momentum = None
+            norm.train()
+        if fresh:
+            # Two images at least: one has no variance where its map has shrunk to a single position.
+            few = torch.cat([example[:8], -example[:8]])
+            with torch.no_grad():
+                model(few)
+
+
+def _untrained(norm: _BatchNorm) -> bool:
+    return norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
+
+
+def unavailable(metric: str, device: torch.device) -> str | None:
+    """Return why ``metric`` cannot be measured on ``device``, ``None`` if it can. Asks the device's sensors once.
+
+    Raises:
+        InputError: There is no such metric.
+    """
+    if metric not in METRICS:
+        raise InputError(f"metric {metric!r} is unknown{suggestion(metric, METRICS, 'metrics')}")
+    checks: dict[str, Callable[[torch.device], str | None]] = {"energy": _no_energy, "memory": _no_memory}
+    check = checks.get(METRICS[metric].stage)
+    return check(device) if check else None
+
+
+def _no_energy(device: torch.device) -> str | None:
+    try:
+        with open_sensors(device):
+            return None
+    except SensorError as reason:
+        return str(reason)
+
+
+def _no_memory(device: torch.device) -> str | None:
+    return NO_CPU_MEMORY if device.type == "cpu" else None

@@ -1,0 +1,131 @@
+"""The one place that talks to NVML: a board found by its UUID and its sensors in plain units. Their use is the meters'."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+
+from nas.measure.record import SensorError
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU of this machine. Each method raises ``SensorError`` if the device or the driver does not give the figure."""
+
+    _library: Any
+    _handle: Any
+
+    def energy_j(self) -> float:
+        """Joules since the driver was loaded (``nvmlDeviceGetTotalEnergyConsumption``, mJ); Volta and later."""
+        return self._ask("the energy counter", "nvmlDeviceGetTotalEnergyConsumption", lambda mj: float(mj) / 1e3)
+
+    def instant_power_w(self) -> float:
+        """Power now (field ``NVML_FI_DEV_POWER_INSTANT``, mW)."""
+        field = self._library.NVML_FI_DEV_POWER_INSTANT
+        value = self._ask("instant power", "nvmlDeviceGetFieldValues", lambda values: values[0], [field])
+        if value.nvmlReturn != self._library.NVML_SUCCESS:
+            raise SensorError(f"NVML refuses instant power: {self._library.NVMLError(value.nvmlReturn)}")
+        return float(value.value.uiVal) / 1e3
+
+    def power_w(self) -> float:
+        """Power usage (``nvmlDeviceGetPowerUsage``, mW), which newer boards average over a second."""
+        return self._ask("power usage", "nvmlDeviceGetPowerUsage", lambda mw: float(mw) / 1e3)
+
+    def power_limit_w(self) -> float:
+        """The board's power limit as set."""
+        return self._ask("the power limit", "nvmlDeviceGetPowerManagementLimit", lambda mw: float(mw) / 1e3)
+
+    def clock_mhz(self, domain: str) -> int:
+        """Clock of ``SM`` or ``MEM`` now."""
+        kind = getattr(self._library, f"NVML_CLOCK_{domain}")
+        return self._ask(f"the {domain} clock", "nvmlDeviceGetClockInfo", int, kind)
+
+    def temperature_c(self) -> int:
+        """Temperature of the GPU die."""
+        return self._ask("the temperature", "nvmlDeviceGetTemperature", int, self._library.NVML_TEMPERATURE_GPU)
+
+    def driver(self) -> str:
+        """Version of the driver."""
+        try:
+            return str(self._library.nvmlSystemGetDriverVersion())
+        except self._library.NVMLError as error:
+            raise SensorError(f"NVML refuses the driver version: {error}") from error
+
+    def mig(self) -> bool:
+        """Whether the board is split by MIG; a board that does not know MIG is not."""
+        try:
+            return bool(self._library.nvmlDeviceGetMigMode(self._handle)[0])
+        except (self._library.NVMLError_NotSupported, self._library.NVMLError_FunctionNotFound):
+            return False
+        except self._library.NVMLError as error:
+            raise SensorError(f"NVML refuses the MIG mode: {error}") from error
+
+    def foreign_processes(self) -> tuple[int, ...]:
+        """Process ids of the other compute processes on the board.
+
+        In a container NVML may number processes as the host does. One entry is this process as soon as it holds a CUDA
+        context, so if none has our id, one unknown id is taken for ours.
+        """
+        processes = sorted(process.pid for process in self._processes())
+        if os.getpid() in processes:
+            return tuple(pid for pid in processes if pid != os.getpid())
+        ours = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+        return tuple(processes[ours:])
+
+    def process_memory_mb(self) -> float:
+        """All of the board's memory that this process holds, CUDA context included (MB = 10^6 bytes)."""
+        processes = self._processes()
+        own = [process for process in processes if process.pid == os.getpid()] or processes
+        if len(own) != 1:
+            raise SensorError(f"NVML lists {len(own)} processes and none under this process's id")
+        if own[0].usedGpuMemory is None:
+            raise SensorError("NVML does not give the memory of single processes here")
+        return float(own[0].usedGpuMemory) / 1e6
+
+    def _processes(self) -> list[Any]:
+        return self._ask("the list of processes", "nvmlDeviceGetComputeRunningProcesses", list)
+
+    def _ask(self, what: str, function: str, convert: Callable[[Any], T], *args: Any) -> T:
+        try:
+            return convert(getattr(self._library, function)(self._handle, *args))
+        except (self._library.NVMLError, self._library.NVMLLibraryMismatchError) as error:
+            raise SensorError(f"NVML refuses {what}: {error}") from error
+
+
+@contextmanager
+def open_gpu(device: torch.device) -> Iterator[Gpu]:
+    """Open the board that torch calls ``device``, by UUID: CUDA and NVML number boards in different orders.
+
+    Raises:
+        SensorError: There is no driver, no permission, or no such board (a MIG slice is none).
+    """
+    library = importlib.import_module("pynvml")
+    try:
+        library.nvmlInit()
+    except library.NVMLError_LibraryNotFound as error:
+        raise SensorError("NVML is not installed: this machine has no NVIDIA driver") from error
+    except library.NVMLError as error:
+        raise SensorError(f"NVML does not start: {error}") from error
+    try:
+        uuid = cuda_uuid(device)
+        try:
+            handle = library.nvmlDeviceGetHandleByUUID(uuid)
+        except library.NVMLError as error:
+            raise SensorError(f"NVML gives no board with the UUID of {device}, {uuid}: {error}") from error
+        yield Gpu(library, handle)
+    finally:
+        library.nvmlShutdown()
+
+
+def cuda_uuid(device: torch.device) -> str:
+    """Return the UUID of a CUDA device in NVML's spelling, ``GPU-…``."""
+    uuid = str(torch.cuda.get_device_properties(device).uuid)
+    return uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"

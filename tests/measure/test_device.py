@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pynvml
+import pytest
+import torch
+from simulated import UUID, PowercapTree, SimulatedBoard
+from torch import nn
+
+from nas.errors import InputError
+from nas.measure import device
+from nas.measure.fingerprint import DeviceFingerprint, _cgroup_cpus
+from nas.measure.settings import MeasureSettings
+
+CPU = torch.device("cpu")
+
+
+def pretend_gpus(monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "expected"),
+    [
+        (0, "auto", "cpu"),
+        (0, "cpu", "cpu"),
+        (2, "auto", "cuda:0"),
+        (2, "cpu", "cpu"),
+        (2, "cuda", "cuda:0"),
+        (2, "cuda:1", "cuda:1"),
+    ],
+)
+def test_device_names(monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, expected: str) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    assert device.resolve_device(name) == torch.device(expected)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "name", "message"),
+    [
+        (0, "cuda:3", "device=cuda:3 .* no CUDA device"),
+        (2, "cuda:3", "device=cuda:3 .* last .* cuda:1"),
+        (2, "cuda:-1", "device=cuda:-1 is unknown"),
+        (2, "cudaa", "device=cudaa is unknown"),
+        (0, "", "device= is unknown"),
+    ],
+)
+def test_bad_device_names(monkeypatch: pytest.MonkeyPatch, gpus: int, name: str, message: str) -> None:
+    pretend_gpus(monkeypatch, gpus)
+    with pytest.raises(InputError, match=message):
+        device.resolve_device(name)
+
+
+def test_conditions_on_a_cpu() -> None:
+    conditions = device.resolve_conditions(MeasureSettings(batch_size=4, threads=1), CPU)
+    assert (conditions.device, conditions.batch_size, conditions.threads) == ("cpu", 4, 1)
+    assert (conditions.precision, conditions.memory_format) == ("fp32", "channels_last")
+    assert device.resolve_conditions(MeasureSettings(), CPU).threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize(
+    ("capability", "bf16", "wanted", "got"),
+    [
+        ((9, 0), True, "auto", "bf16"),
+        ((7, 5), False, "auto", "fp32"),
+        ((8, 0), True, "tf32", "tf32"),
+        ((7, 5), False, "fp16", "fp16"),
+    ],
+)
+def test_precision_on_a_gpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: torch.device, capability: tuple[int, int], bf16: bool, wanted: str, got: str
+) -> None:
+    pretend_board(monkeypatch, capability, bf16)
+    conditions = device.resolve_conditions(MeasureSettings(precision=wanted), cuda)  # type: ignore[arg-type]
+    assert (conditions.precision, conditions.threads, conditions.device) == (got, None, "cuda:0")
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_precision_that_a_gpu_lacks(monkeypatch: pytest.MonkeyPatch, cuda: torch.device, precision: str) -> None:
+    pretend_board(monkeypatch, (7, 5), bf16=False)
+    with pytest.raises(InputError, match=f"measure.precision={precision} .*device=cuda:0.*Simulated"):
+        device.resolve_conditions(MeasureSettings(precision=precision), cuda)  # type: ignore[arg-type]
+
+
+def pretend_board(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], bf16: bool) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Simulated T4")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: bf16)
+    monkeypatch.setattr(torch.cuda.device, "__init__", lambda self, device: None)
+    monkeypatch.setattr(torch.cuda.device, "__enter__", lambda self: None)
+    monkeypatch.setattr(torch.cuda.device, "__exit__", lambda self, *exc: None)
+
+
+def test_precision_that_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"measure\.precision=tf32 .*device=cpu.*measure\.precision=fp32"):
+        device.resolve_conditions(MeasureSettings(precision="tf32"), CPU)
+
+    def refuse(dtype: torch.dtype) -> None:
+        raise RuntimeError(f'"slow_conv2d_cpu" not implemented for {dtype}\nand a C++ trace')
+
+    monkeypatch.setattr(device, "_run_sample", refuse)
+    with pytest.raises(InputError, match=r"measure\.precision=fp16 .*slow_conv2d_cpu.*float16\)") as caught:
+        device.resolve_conditions(MeasureSettings(precision="fp16"), CPU)
+    assert "trace" not in str(caught.value)
+
+
+def test_more_threads_than_cpus() -> None:
+    many = len(os.sched_getaffinity(0)) + 1
+    with pytest.raises(InputError, match=rf"measure\.threads={many} .*at most {many - 1}"):
+        device.resolve_conditions(MeasureSettings(threads=many), CPU)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_model_and_input_are_in_the_conditions_format(precision: str) -> None:
+    conditions = device.resolve_conditions(MeasureSettings(batch_size=2, precision=precision), CPU)  # type: ignore[arg-type]
+    model = device.prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(), conditions)
+    x = device.example_input((3, 8, 8), conditions)
+    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
+    assert not any(module.training for module in model.modules())
+    assert {tensor.dtype for tensor in (x, *model.parameters())} == {dtype}
+    assert x.shape == (2, 3, 8, 8)
+    assert x.is_contiguous(memory_format=torch.channels_last)
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    assert model(x).dtype == dtype
+    state = torch.get_rng_state()
+    assert torch.equal(device.example_input((3, 8, 8), conditions), x)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def flags() -> tuple[object, ...]:
+    backends = torch.backends
+    return (
+        backends.cudnn.benchmark,
+        backends.cudnn.conv.fp32_precision,
+        backends.cuda.matmul.fp32_precision,
+        torch.get_num_threads(),
+        torch.is_inference_mode_enabled(),
+    )
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_context_sets_flags_and_restores_them(fails: bool) -> None:
+    conditions = device.resolve_conditions(MeasureSettings(threads=1), CPU)
+    before = flags()
+    try:
+        with device.numeric_context(conditions):
+            assert flags() == (True, "ieee", "ieee", 1, True)
+            if fails:
+                raise KeyboardInterrupt
+    except KeyboardInterrupt:
+        assert fails
+    assert flags() == before
+    # The older switches refuse to be read where old and new ways are mixed.
+    assert isinstance(torch.backends.cuda.matmul.allow_tf32, bool)
+
+
+def deep(depth: int) -> nn.Sequential:
+    block = [layer for _ in range(depth) for layer in (nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())]
+    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *block).eval().requires_grad_(False)
+
+
+def test_untrained_norms_are_settled_so_that_activations_live() -> None:
+    torch.manual_seed(0)
+    model, x = deep(40), torch.randn(4, 3, 8, 8)
+    assert model(x).std() < 1e-9
+    device.settle_norms(model, x)
+    assert 0.1 < model(x).std() < 10
+    assert not any(module.training for module in model.modules())
+    settled = {name: value.clone() for name, value in model.state_dict().items()}
+    device.settle_norms(model, 5 * x)
+    assert all(torch.equal(value, settled[name]) for name, value in model.state_dict().items())
+    assert model[2].momentum == 0.1
+
+
+def test_norms_settle_on_a_single_image_and_a_single_position() -> None:
+    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
+    device.settle_norms(model, torch.randn(1, 3, 4, 4))
+    assert int(model[2].num_batches_tracked) == 1
+    assert bool((model[2].running_var > 0).all())
+
+
+def test_cpu_fingerprint_survives_json_and_names_what_must_agree() -> None:
+    found = device.fingerprint(CPU, threads=1)
+    assert DeviceFingerprint.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+    assert found.identity()["kind"] == "cpu"
+    assert found.identity()["threads"] == 1
+    assert found.identity()["torch"] == torch.__version__
+    assert found.identity() != device.fingerprint(CPU, threads=2).identity()
+    assert found.recorded["board"] is None
+    assert found.recorded["host"]["affinity"] == sorted(os.sched_getaffinity(0))
+
+
+def properties(device: torch.device) -> SimpleNamespace:
+    return SimpleNamespace(name="Simulated H100", total_memory=80_000_000_000, uuid=UUID.removeprefix("GPU-"))
+
+
+def test_gpu_fingerprint(monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard, cuda: torch.device) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    found = device.fingerprint(cuda)
+    agreed = found.identity()
+    assert (agreed["name"], agreed["memory_mb"], agreed["power_limit_w"], agreed["driver"]) == (
+        "Simulated H100",
+        80_000,
+        700.0,
+        "575.57",
+    )
+    assert found.recorded["board"] == {
+        "uuid": UUID,
+        "sm_clock_mhz": 1980,
+        "memory_clock_mhz": 1980,
+        "temperature_c": 41,
+        "nvml_reason": None,
+    }
+    assert UUID not in json.dumps(agreed)
+    assert DeviceFingerprint.from_dict(json.loads(json.dumps(found.to_dict()))) == found
+
+    board.temperature_c = pynvml.NVMLError_NotSupported()
+    board.clocks_mhz = 1200
+    assert device.fingerprint(cuda).identity() == agreed
+    assert device.fingerprint(cuda).board != found.board
+
+
+def test_gpu_fingerprint_without_nvml(monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard, cuda: torch.device) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    monkeypatch.setattr(pynvml, "nvmlInit", raiser(pynvml.NVMLError_LibraryNotFound()))
+    found = device.fingerprint(cuda)
+    assert (found.agreed.driver, found.agreed.power_limit_w) == (None, None)
+    assert found.board is not None
+    assert "no NVIDIA driver" in str(found.board.nvml_reason)
+
+
+def raiser(error: Exception) -> object:
+    def fail() -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("files", "cpus"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "200000", "cpu/cpu.cfs_period_us": "100000"}, 2.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({}, None),
+    ],
+)
+def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cpus: float | None) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{text}\n")
+    assert _cgroup_cpus(tmp_path) == cpus
+
+
+def test_availability_on_a_cpu(powercap: PowercapTree) -> None:
+    assert device.unavailable("latency_ms", CPU) is None
+    assert device.unavailable("top1", CPU) is None
+    assert "GPU only" in str(device.unavailable("peak_memory_mb", CPU))
+    assert "no RAPL counter" in str(device.unavailable("energy_j", CPU))
+    powercap.zone("intel-rapl:0", "package-0", 5)
+    assert device.unavailable("energy_j", CPU) is None
+    with pytest.raises(InputError, match=r"'energy_jj' is unknown; did you mean 'energy_j'"):
+        device.unavailable("energy_jj", CPU)
+
+
+def test_availability_on_a_gpu(board: SimulatedBoard, cuda: torch.device) -> None:
+    assert device.unavailable("energy_j", cuda) is None
+    assert device.unavailable("peak_memory_mb", cuda) is None
+    board.mig = (1, 1)
+    assert "MIG" in str(device.unavailable("energy_j", cuda))
