@@ -51,7 +51,10 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_an_owner_lives_until_its_process_dies(tmp_path: Path) -> None:
     me = Owner(tmp_path)
-    code = "import sys,time;from pathlib import Path;from nas.owner import Owner;o=Owner(Path(sys.argv[1]));print(o.name,flush=True);time.sleep(60)"
+    code = (
+        "import sys, time; from pathlib import Path; from nas.owner import Owner\n"
+        "owner = Owner(Path(sys.argv[1])); print(owner.name, flush=True); time.sleep(60)"
+    )
     other = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert other.stdout is not None
     name = other.stdout.readline().strip()

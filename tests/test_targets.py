@@ -34,7 +34,7 @@ def test_builds_an_allowed_class_and_nested_ones() -> None:
     ],
 )
 def test_refuses_everything_else(target: str) -> None:
-    with pytest.raises(InputError, match="sampler._target_"):
+    with pytest.raises(InputError, match=r"sampler\._target_"):
         build_target("sampler", {"_target_": target})
 
 

@@ -1,0 +1,107 @@
+"""One table of what this device does with the presets and a few sampled candidates: the last part of ``make gpu-check``.
+
+Every network goes the way of a search's candidate: counted, timed, its energy and memory taken, trained briefly. The data
+are scikit-learn's digits at 32x32, or a folder of images; both need no network. Raw results go to ``$OUT``, if that is set.
+
+    python benchmarks/gpu_check.py [--device cpu] [--images FOLDER] [--candidates 4] [--epochs 8] [--presets vovnet39,...]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+import torch
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from nas.compose import packaged_conf
+from nas.errors import InputError
+from nas.evaluate import Evaluation, EvaluationRequest, evaluate
+from nas.measure.device import fingerprint, resolve_conditions, resolve_device
+from nas.measure.settings import MeasureSettings
+from nas.metrics import METRICS
+from nas.tables import show
+from nas.train.data import DataRequest, load_bundle
+from nas.train.datasets import Digits, ImageFolder
+from nas.train.probe import choose_format
+from nas.train.settings import DataSettings, TrainSettings
+from search_spaces import dense, osa
+from search_spaces.base import Architecture, RandomTrial, SearchSpace
+
+COLUMNS = ("params", "flops", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb", "top1")
+PRESETS = [*osa.PRESETS, "densenet40", "densenet121"]
+
+
+def osa_cifar() -> osa.OSASpace:
+    values = yaml.safe_load((packaged_conf() / "space" / "osa_cifar.yaml").read_text(encoding="utf-8"))
+    return osa.OSASpace(**{key: value for key, value in values.items() if key != "_target_"})
+
+
+def networks(presets: list[str], candidates: int) -> list[tuple[str, SearchSpace, Architecture]]:
+    families: list[SearchSpace] = [osa.OSASpace(), dense.DenseSpace()]
+    chosen = [(name, families[name not in osa.PRESETS], families[name not in osa.PRESETS].preset(name)) for name in presets]
+    space = osa_cifar()
+    return chosen + [(f"candidate {seed}", space, space.suggest(RandomTrial(seed))) for seed in range(candidates)]
+
+
+def row(name: str, evaluation: Evaluation) -> list[str]:
+    cells = [show(METRICS[column], getattr(evaluation.metrics, column)) for column in COLUMNS]
+    iqr, median = evaluation.metrics.latency_iqr_ms, evaluation.metrics.latency_ms
+    spread = f"{iqr / median:.1%}" if iqr is not None and median else "–"
+    return [name, *cells, spread, evaluation.failure_reason or evaluation.reasons.get("energy_j", "")]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--images", type=Path, help="folder of class folders, used at 32x32")
+    parser.add_argument("--candidates", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=64, help="while measuring")
+    parser.add_argument("--presets", default=",".join(PRESETS))
+    options = parser.parse_args()
+    device = resolve_device(options.device)
+    measure = resolve_conditions(MeasureSettings(batch_size=options.batch_size), device)
+    source = ImageFolder(root=str(options.images), image_size=32) if options.images else Digits(image_size=32)
+    data = DataRequest(source, DataSettings(crop_padding=2, flip=options.images is not None), seed=0)
+    bundle = load_bundle(data, device)
+    train = TrainSettings(epochs=options.epochs, batch_size=256, peak_lr=0.2)
+    wanted = networks([name for name in options.presets.split(",") if name], options.candidates)
+    smallest = [lambda: wanted[-1][1].build(wanted[-1][2], bundle.input_shape[0], bundle.num_classes)]
+    numeric = choose_format(smallest, bundle, train, device).numeric
+    out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
+    rows = []
+    for name, space, architecture in wanted:
+        request = EvaluationRequest(space, architecture, data, train, numeric, measure, str(device), seed=0)
+        evaluation = evaluate(request)
+        rows.append(row(name, evaluation))
+        print("  ".join(rows[-1]), flush=True)
+        if out:
+            with (out / "gpu_check.jsonl").open("a", encoding="utf-8") as file:
+                file.write(json.dumps({"name": name, **evaluation.attributes()}) + "\n")
+    identity = fingerprint(device, measure.threads).identity()
+    if out:
+        (out / "device.json").write_text(json.dumps(identity, indent=1), encoding="utf-8")
+    console = Console(width=200)
+    console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
+    console.print(
+        f"timed at batch {measure.batch_size}, {measure.precision}, {measure.memory_format}, {bundle.input_shape}; trained "
+        f"{train.epochs} epochs on {bundle.name} in {numeric.precision}, {numeric.memory_format}; torch {torch.__version__}",
+        highlight=False,
+    )
+    table = Table("network", *COLUMNS, "latency IQR", "note", box=None)
+    for cells in rows:
+        table.add_row(*cells)
+    console.print(table)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except InputError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,291 @@
+"""Images per second of the brief Lightning path, against two loops that train the same model on the same images.
+
+- bare: a plain PyTorch loop over the same batches, with the same optimiser, schedule and arithmetic. Target: ours / bare >= 0.95.
+- first: what a user would write first: Lightning, a torchvision dataset with its transforms on PIL images, DataLoader workers.
+  Its progress bar, logger and checkpoints are off and its loader keeps its workers, which favours it.
+
+The three run in turn in one process, in another order each time. Images are generated (CIFAR's shape, uint8, in memory) or
+scikit-learn's digits; nothing is downloaded.
+
+    python benchmarks/train_throughput.py --model small --batch-size 128 --repeats 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torchvision import transforms
+from torchvision.datasets import VisionDataset
+
+from nas.train.augment import generator
+from nas.train.data import DataBundle, DataRequest, load_bundle
+from nas.train.datasets import Dataset, Digits, MemoryPool
+from nas.train.fit import fit
+from nas.train.module import quiet
+from nas.train.probe import choose_format, name_format
+from nas.train.recipe import place, score
+from nas.train.settings import DataSettings, NumericFormat, TrainSettings
+from search_spaces import osa
+
+SMALL = osa.Architecture(
+    stem=osa.Stem(kind="cifar", width=16),
+    stages=tuple(
+        osa.Stage(layers=3, conv_channels=c, concat_channels=2 * c, downsample="maxpool" if i else "none")
+        for i, c in enumerate((16, 24, 32))
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Random images of CIFAR's shape."""
+
+    images: int
+
+    def load(self) -> Dataset:
+        draws = generator("benchmark", self.images)
+        images = torch.randint(0, 256, (self.images, 3, 32, 32), dtype=torch.uint8, generator=draws)
+        labels = torch.arange(self.images) % 10
+        return Dataset("generated", tuple("0123456789"), MemoryPool(images, labels), None, f"generated-{self.images}")
+
+
+@dataclass(frozen=True)
+class Setting:
+    build: Callable[[], nn.Module]
+    bundle: DataBundle
+    pool: Any
+    settings: TrainSettings
+    numeric: NumericFormat
+    device: torch.device
+    workers: int
+
+    def model(self) -> nn.Module:
+        torch.manual_seed(0)
+        return self.build()
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ours(s: Setting) -> tuple[float, float]:
+    """Returns images/s within epochs, and with the call's fixed cost."""
+    model = s.model()
+    began = time.perf_counter()
+    result = fit(model, s.bundle, s.settings, s.numeric, s.device, 0)
+    whole = time.perf_counter() - began
+    began = time.perf_counter()
+    score(model, s.bundle.validation_batches(s.settings.batch_size), s.numeric)
+    whole -= time.perf_counter() - began
+    images = s.settings.epochs * s.bundle.train_batches(s.settings.batch_size, 0, 0).images
+    assert result.images_per_s is not None
+    return result.images_per_s, images / whole
+
+
+def bare(s: Setting) -> tuple[float, float]:
+    """The same, written out with torch alone."""
+    model = s.model()
+    began = time.perf_counter()
+    place(model, s.numeric, s.device)
+    model.train()
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": s.settings.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=s.settings.peak_lr, momentum=s.settings.momentum, nesterov=True, fused=True)
+    total = s.settings.epochs * len(s.bundle.train_batches(s.settings.batch_size, 0, 0))
+    layout = torch.channels_last if s.numeric.memory_format == "channels_last" else torch.contiguous_format
+    step = images = 0
+    started = time.perf_counter()
+    for epoch in range(s.settings.epochs):
+        for x, y in s.bundle.train_batches(s.settings.batch_size, epoch, 0):
+            at = (step + 0.5) / total
+            up = s.settings.warmup_fraction
+            for group in optimizer.param_groups:
+                group["lr"] = s.settings.peak_lr * (at / up if at < up else (1 - at) / (1 - up))
+            with torch.autocast(s.device.type, dtype=torch.bfloat16, enabled=s.numeric.precision == "bf16"):
+                logits = model(x.contiguous(memory_format=layout))
+            loss = nn.functional.cross_entropy(logits.float(), y, label_smoothing=s.settings.label_smoothing)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            step, images = step + 1, images + len(y)
+    synchronize(s.device)
+    ended = time.perf_counter()
+    return images / (ended - started), images / (ended - began)
+
+
+class InMemory(VisionDataset):
+    """torchvision's way: a PIL image per item, transformed one by one."""
+
+    def __init__(self, images: Tensor, labels: Tensor, transform: Any) -> None:
+        super().__init__("", transform=transform)
+        self.images, self.labels = images.permute(0, 2, 3, 1).numpy(), labels.tolist()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        pixels = self.images[index]
+        image = Image.fromarray(pixels[:, :, 0] if pixels.shape[2] == 1 else pixels)
+        assert self.transform is not None
+        return self.transform(image), self.labels[index]
+
+
+class First(pl.LightningModule):
+    def __init__(self, model: nn.Module, settings: TrainSettings, steps: int) -> None:
+        super().__init__()
+        self.model, self.settings, self.steps = model, settings, steps
+        self.seconds = 0.0
+
+    def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
+        x, y = batch
+        loss = nn.functional.cross_entropy(self.model(x), y, label_smoothing=self.settings.label_smoothing)
+        self.log("train_loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        s = self.settings
+        optimizer = torch.optim.SGD(
+            self.parameters(), lr=s.peak_lr, momentum=s.momentum, nesterov=True, weight_decay=s.weight_decay
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, s.peak_lr, total_steps=self.steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_epoch_start(self) -> None:
+        synchronize(self.device)
+        self.started = time.perf_counter()
+
+    def on_train_epoch_end(self) -> None:
+        synchronize(self.device)
+        self.seconds += time.perf_counter() - self.started
+
+
+def first(s: Setting) -> tuple[float, float]:
+    """What a user would write first."""
+    _, H, _ = s.bundle.input_shape
+    augment: list[Any] = []
+    if s.bundle.settings.crop_padding:
+        augment.append(transforms.RandomCrop(H, padding=s.bundle.settings.crop_padding, padding_mode="reflect"))
+    if s.bundle.settings.flip:
+        augment.append(transforms.RandomHorizontalFlip())
+    transform = transforms.Compose([*augment, transforms.ToTensor(), transforms.Normalize(s.bundle.mean, s.bundle.std)])
+    train = s.bundle.split.train
+    dataset = InMemory(s.pool.read(train), s.pool.labels[train], transform)
+    loader = torch.utils.data.DataLoader(
+        dataset,
+        batch_size=min(s.settings.batch_size, len(dataset)),
+        shuffle=True,
+        drop_last=True,
+        num_workers=s.workers,
+        persistent_workers=s.workers > 0,
+        pin_memory=s.device.type == "cuda",
+    )
+    began = time.perf_counter()
+    module = First(s.model(), s.settings, s.settings.epochs * len(loader))
+    trainer = pl.Trainer(
+        max_epochs=s.settings.epochs,
+        accelerator="gpu" if s.device.type == "cuda" else "cpu",
+        devices=1 if s.device.index is None else [s.device.index],
+        precision="bf16-mixed" if s.numeric.precision == "bf16" else "32-true",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, loader)
+    images = s.settings.epochs * len(loader) * min(s.settings.batch_size, len(dataset))
+    return images / module.seconds, images / (time.perf_counter() - began)
+
+
+def spread(values: list[float]) -> str:
+    ordered = sorted(values)
+    return f"{statistics.median(values):.3f} ({ordered[0]:.3f} to {ordered[-1]:.3f})"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="small", choices=["small", *osa.PRESETS])
+    parser.add_argument("--data", default="generated", choices=["generated", "digits"])
+    parser.add_argument("--images", type=int, default=2560, help="generated images; three fifths of them train")
+    parser.add_argument("--batch-size", type=int, default=128)
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--workers", type=int, default=2, help="of the loader that a user would write first")
+    parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--precision", default="auto", choices=["auto", "fp32", "bf16"])
+    parser.add_argument("--memory-format", default="auto", choices=["auto", "contiguous", "channels_last"])
+    options = parser.parse_args()
+
+    device = torch.device(options.device)
+    source = Generated(options.images) if options.data == "generated" else Digits()
+    data = DataSettings(validation_fraction=0.25, crop_padding=4 if options.data == "generated" else 1, flip=True)
+    bundle = load_bundle(DataRequest(source, data, 0), device)
+    architecture = SMALL if options.model == "small" else osa.preset(options.model)
+
+    def build() -> nn.Module:
+        return osa.build(architecture, bundle.input_shape[0], bundle.num_classes)
+
+    settings = TrainSettings(
+        epochs=options.epochs,
+        batch_size=options.batch_size,
+        peak_lr=0.05,
+        precision=options.precision,
+        memory_format=options.memory_format,
+    )
+    choice = choose_format([build], bundle, settings, device)
+    setting = Setting(build, bundle, source.load().train, settings, choice.numeric, device, options.workers)
+    paths = {"ours": ours, "bare": bare, "first": first}
+    print(
+        f"{options.model} on {device}, {name_format(choice.numeric)}, torch {torch.__version__}, {torch.get_num_threads()} thr."
+    )
+    print(
+        f"{bundle.sizes['train']} {options.data} training images of {bundle.input_shape}, "
+        f"batch {settings.batch_size}, {settings.epochs} epoch(s)"
+    )
+    print(f"{'repeat':>6} " + " ".join(f"{name + ' images/s':>16}" for name in paths))
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in paths}
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for repeat in range(-1, options.repeats):  # the first round warms everything up
+            names = list(paths)
+            names = names[repeat % 3 :] + names[: repeat % 3]
+            row = {name: paths[name](setting) for name in names}
+            if repeat >= 0:
+                for name, value in row.items():
+                    found[name].append(value)
+                print(f"{repeat:>6} " + " ".join(f"{row[name][0]:>16.0f}" for name in paths), flush=True)
+    over_bare = [a[0] / b[0] for a, b in zip(found["ours"], found["bare"], strict=True)]
+    call_over_bare = [a[1] / b[1] for a, b in zip(found["ours"], found["bare"], strict=True)]
+    over_first = [a[0] / b[0] for a, b in zip(found["ours"], found["first"], strict=True)]
+    print("median (least to most) of the ratios within each repeat:")
+    print(f"  ours / bare, within epochs:           {spread(over_bare)}   target 0.95 or more")
+    print(f"  ours / bare, with a call's fixed cost: {spread(call_over_bare)}")
+    print(f"  ours / first, within epochs:          {spread(over_first)}")
+    medians = {name: statistics.median(value[0] for value in values) for name, values in found.items()}
+    print(
+        json.dumps(
+            {
+                "images_per_s": medians,
+                "ours_over_bare": statistics.median(over_bare),
+                "ours_over_bare_with_setup": statistics.median(call_over_bare),
+                "ours_over_first": statistics.median(over_first),
+            }
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
