@@ -178,7 +178,7 @@ class _Way:
             self._take("energy_j", joules.energy_j, joules.reason)
             self.found["energy_method"] = joules.method
         else:
-            self._take("energy_j", None, "measure.energy=false")
+            self._take("energy_j", None, "measure.energy is false")
 
     def _train(self, model: nn.Module, bundle: DataBundle) -> None:
         request = self.request
