@@ -21,7 +21,10 @@ def stored_conditions(storage: Storage, name: str) -> dict[str, Any] | None:
     names = optuna.get_all_study_names(storage.optuna)
     if name not in names:
         return None
-    conditions = optuna.load_study(study_name=name, storage=storage.optuna).user_attrs.get("conditions")
+    study = optuna.load_study(study_name=name, storage=storage.optuna)
+    conditions = study.user_attrs.get("conditions")
+    if conditions is None and not study.get_trials(deepcopy=False):
+        return None  # cut off while it was being made
     if not isinstance(conditions, dict):
         raise InputError(f"study.name={name} in {storage.spec.shown} was not made by nas.search: take another study.name.")
     return conditions

@@ -30,12 +30,13 @@ class Progress:
     """
 
     def __init__(self, study: Study, console: Console) -> None:
-        self.front: list[FrozenTrial] = study.front()
+        self.front: list[FrozenTrial] = []
+        self._hypervolume = 0.0
         self._study, self._console = study, console
-        self._done = len(study.finished)
-        self._done_before = self._done
-        self._failed = sum(trial.state == TrialState.FAIL for trial in study.finished)
-        self._hypervolume = self._share()
+        finished = study.finished
+        self._done = self._done_before = len(finished)
+        self._failed = sum(trial.state == TrialState.FAIL for trial in finished)
+        self._look()
         self._began = time.monotonic()
         self._stages: dict[int, str] = {}
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True)
@@ -58,15 +59,15 @@ class Progress:
         self._done += 1
         self._failed += trial.state == TrialState.FAIL
         before = [t.number for t in self.front]
-        self.front = self._study.front()
-        self._hypervolume = self._share()
+        self._look()
         if not self._console.is_terminal:
             self._console.print(self._line(trial), highlight=False, soft_wrap=True)
         return before != [t.number for t in self.front]
 
-    def _share(self) -> float:
+    def _look(self) -> None:
         feasible = self._study.feasible()
-        return normalised_hypervolume(self._study.minimised(feasible)) if feasible else 0.0
+        self.front = self._study.front(feasible)
+        self._hypervolume = normalised_hypervolume(self._study.minimised(feasible)) if feasible else 0.0
 
     def _seconds_left(self) -> float | None:
         done_now = self._done - self._done_before

@@ -16,7 +16,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.front import non_dominated
 from nas.conditions import check_conditions, stored_conditions
-from nas.errors import RunError
+from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.metrics import METRICS, Metric
 from nas.owner import Owner
@@ -92,6 +92,9 @@ class Study:
             sampler=sampler,
             load_if_exists=True,
         )
+        found, wanted = ([d.name.lower() for d in self._study.directions], [m.direction for m in plan.objectives])
+        if found != wanted:
+            raise InputError(f"study.name={plan.name} is there with other objectives ({found}): take another study.name.")
         if before is None:
             self._study.set_metric_names([metric.name for metric in plan.objectives])
             for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
@@ -100,6 +103,7 @@ class Study:
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
         self._running: dict[int, optuna.Trial] = {}
+        self._first = True
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -118,7 +122,9 @@ class Study:
         it had. If that process had recorded the outcome and died before telling it, it is told now.
         """
         while True:
-            trial = self._orphan() or self._new()
+            # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
+            trial = (self._orphan() if self._first else None) or self._new() or self._orphan()
+            self._first = False
             if trial is None:
                 return None
             architecture = self._suggest(trial)
@@ -135,9 +141,13 @@ class Study:
             trial.set_user_attr(key, value)
         return self._finish(trial)
 
-    def front(self) -> list[FrozenTrial]:
-        """Return the feasible complete trials that no other one dominates, best first by the first objective."""
-        trials = self.feasible()
+    def front(self, feasible: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+        """Return the feasible trials that no other one dominates, best first by the first objective.
+
+        Args:
+            feasible: What ``feasible`` returned, if it was just asked for.
+        """
+        trials = self.feasible() if feasible is None else feasible
         if not trials:
             return []
         values = self.minimised(trials)

@@ -207,9 +207,18 @@ def test_other_conditions_are_refused(tmp_path: Path, conditions: dict[str, Any]
 
 
 def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
-    optuna.create_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")
+    theirs = optuna.create_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")
+    with pytest.raises(InputError, match="other objectives"):
+        Run(tmp_path)
+    theirs.tell(theirs.ask(), 1.0)
     with pytest.raises(InputError, match="was not made by"):
         Run(tmp_path)
+
+
+def test_a_study_cut_off_while_it_was_made_is_made_whole(tmp_path: Path) -> None:
+    optuna.create_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db", directions=["maximize", "minimize"])
+    assert len(Run(tmp_path).go()) == 12
+    assert len(Run(tmp_path, plan=replace(PLAN, trials=13)).go()) == 1
 
 
 def test_study_attributes(tmp_path: Path) -> None:
