@@ -22,7 +22,7 @@ search: $(READY)
 	$(PYTHON) -m nas.search conf=$(CONF) $(ARGS)
 
 test: $(READY)
-	$(PYTHON) -m pytest $(ARGS)
+	$(PYTHON) -m pytest -n 2 $(ARGS)
 
 check: $(READY)
 	$(PYTHON) -m ruff check .
@@ -34,6 +34,9 @@ format: $(READY)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+# Needs neither an installed package nor a network. The table is printed even when a test fails; the tests' exit code comes first.
+gpu-check: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu-check: $(READY)
-	$(PYTHON) -m pytest -m gpu -q -p no:cacheprovider $(ARGS)
-	$(PYTHON) benchmarks/gpu_check.py
+	@tests=0; $(PYTHON) -m pytest -m gpu -q -p no:cacheprovider $(ARGS) tests/measure tests/train || tests=$$?; \
+	table=0; $(PYTHON) benchmarks/gpu_check.py --device cuda || table=$$?; \
+	exit $$((tests ? tests : table))

@@ -2,8 +2,14 @@
 
 Every network goes the way of a search's candidate: counted, timed, its energy and memory taken, trained briefly. The data
 are scikit-learn's digits at 32x32, or a folder of images; both need no network. Raw results go to ``$OUT``, if that is set.
+Exits with 1 if a network failed.
 
-    python benchmarks/gpu_check.py [--device cpu] [--images FOLDER] [--candidates 4] [--epochs 8] [--presets vovnet39,...]
+The package need not be installed if the checkout is on PYTHONPATH (``make gpu-check`` sees to it), but what it stands on must
+be there: torch, numpy, lightning, scikit-learn, pillow, pyyaml, rich, nvidia-ml-py, annotated-types, and thop with setuptools.
+The tests before it also take pytest, hypothesis, timm and torchvision. Optuna, Hydra and pydantic are not used.
+
+    PYTHONPATH=. python benchmarks/gpu_check.py [--device cpu] [--images FOLDER] [--candidates 4] [--epochs 8]
+        [--presets vovnet39,...]
 """
 
 from __future__ import annotations
@@ -19,8 +25,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from nas.compose import packaged_conf
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
 from nas.measure.device import fingerprint, resolve_conditions, resolve_device
 from nas.measure.settings import MeasureSettings
@@ -33,12 +38,13 @@ from nas.train.settings import DataSettings, TrainSettings
 from search_spaces import dense, osa
 from search_spaces.base import Architecture, RandomTrial, SearchSpace
 
+ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("params", "flops", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb", "top1")
 PRESETS = [*osa.PRESETS, "densenet40", "densenet121"]
 
 
 def osa_cifar() -> osa.OSASpace:
-    values = yaml.safe_load((packaged_conf() / "space" / "osa_cifar.yaml").read_text(encoding="utf-8"))
+    values = yaml.safe_load((ROOT / "conf" / "space" / "osa_cifar.yaml").read_text(encoding="utf-8"))
     return osa.OSASpace(**{key: value for key, value in values.items() if key != "_target_"})
 
 
@@ -56,7 +62,8 @@ def row(name: str, evaluation: Evaluation) -> list[str]:
     return [name, *cells, spread, evaluation.failure_reason or evaluation.reasons.get("energy_j", "")]
 
 
-def main() -> None:
+def main() -> int:
+    """Print the table; return the number of networks that failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--images", type=Path, help="folder of class folders, used at 32x32")
@@ -75,10 +82,11 @@ def main() -> None:
     smallest = [lambda: wanted[-1][1].build(wanted[-1][2], bundle.input_shape[0], bundle.num_classes)]
     numeric = choose_format(smallest, bundle, train, device).numeric
     out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
-    rows = []
+    rows, failures = [], 0
     for name, space, architecture in wanted:
         request = EvaluationRequest(space, architecture, data, train, numeric, measure, str(device), seed=0)
         evaluation = evaluate(request)
+        failures += evaluation.failure is not None
         rows.append(row(name, evaluation))
         print("  ".join(rows[-1]), flush=True)
         if out:
@@ -98,10 +106,11 @@ def main() -> None:
     for cells in rows:
         table.add_row(*cells)
     console.print(table)
+    return failures
 
 
 if __name__ == "__main__":
     try:
-        main()
-    except InputError as error:
+        raise SystemExit(1 if main() else 0)
+    except (InputError, RunError) as error:
         raise SystemExit(f"error: {error}") from None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from nas.errors import InputError, suggestion
-from nas.secrets import mask_password
+from nas.secrets import mask_password, mask_passwords
 
 _PACKAGE_HEADER = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 
@@ -81,7 +82,9 @@ def compose(command: str, root: Mapping[str, Any], groups: Mapping[str, str | No
     chosen = [override for override in overrides if override.key_or_group == "conf" and not override.is_delete()]
     if not chosen:
         raise InputError(f"conf is not set: choose a study with conf=<name>; there are {', '.join(studies())}.")
-    name = str(chosen[-1].value())
+    name = chosen[-1].value()
+    if not isinstance(name, str):
+        raise InputError(f"conf={name} is no study's name{suggestion(str(name), studies(), 'studies')}")
     folders = [str(path) for folder in conf_folders() for path in (folder, folder.parent)]
     defaults = ["_self_", *({group: option} for group, option in groups.items()), {"conf": "???"}]
     search_path = [f"file://{folder}" for folder in folders[1:]]
@@ -93,10 +96,14 @@ def compose(command: str, root: Mapping[str, Any], groups: Mapping[str, str | No
             config = hydra_compose(f"{command}_root", overrides=_settle(overrides, set(groups) | {"conf"}))
     except (HydraException, OmegaConfBaseException) as error:
         raise _explain(error, name, [*groups, "conf"]) from None
-    if OmegaConf.is_config(config.get("study")) and config.study.get("name", "") is None:
-        config.study.name = name
+    except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"conf={name} is no readable YAML ({_place(error)}): mend the file.") from None
+    if "conf" in config and "conf" not in root:
+        raise InputError(f"conf={name} has no first line '# @package _global_': add it to the file.")
     _drop_arguments_of_another_target(config, overrides)
     try:
+        if OmegaConf.is_dict(config.get("study")) and _raw(config.study).get("name", "") is None:
+            config.study.name = name
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise _unresolved(error) from None
@@ -112,10 +119,10 @@ def _parse(arguments: Sequence[str]) -> list[Override]:
             override = parser.parse_override(argument)
         except (OverrideParseException, HydraException):
             raise InputError(
-                f"the argument {argument!r} cannot be read: write key=value, with quotes around a value with spaces or brackets."
+                f"the argument {mask_password(argument)!r} cannot be read: write key=value, quoted where it has brackets."
             ) from None
         if override.is_sweep_override():
-            raise InputError(f"the argument {argument!r} names several values: give one, or a list as key=[a,b].")
+            raise InputError(f"the argument {mask_password(argument)!r} names several values: give one, or a list as key=[a,b].")
         parsed.append(override)
     return parsed
 
@@ -148,8 +155,8 @@ def _settle(overrides: Sequence[Override], groups: set[str]) -> list[str]:
         line = "++" + line.lstrip("+")
         if key in groups:
             line = line.lstrip("+")
-        elif key.startswith("space.") and isinstance(override.value(), dict):
-            # Hydra would merge {low, high} into an {each: …} that the file has; a domain is replaced as a whole.
+        elif key.startswith("space.") and _is_domain(override.value()):
+            # Hydra would merge {low, high} into the file's {each: …} and refuse a list there: a domain is replaced.
             settled.append(f"++{key}=null")
         settled.append(line)
     return settled
@@ -169,6 +176,18 @@ def _explain(error: Exception, study: str, groups: Sequence[str]) -> InputError:
     return InputError(f"conf={study} cannot be composed: {_first_line(error)}.")
 
 
+def _raw(config: DictConfig) -> dict[Any, Any]:
+    raw = OmegaConf.to_container(config, resolve=False)
+    assert isinstance(raw, dict)
+    return raw
+
+
+def _is_domain(value: object) -> bool:
+    return isinstance(value, list) or (
+        isinstance(value, dict) and not {"low", "high", "each", "per_stage"}.isdisjoint(map(str, value))
+    )
+
+
 def _unresolved(error: OmegaConfBaseException) -> InputError:
     key = getattr(error, "full_key", None) or "the configuration"
     variable = re.search(r"Environment variable '([^']+)' not found", str(error))
@@ -177,6 +196,13 @@ def _unresolved(error: OmegaConfBaseException) -> InputError:
     if "Missing mandatory value" in str(error):
         return InputError(f"{key} is not set: give {key}=<value>.")
     return InputError(f"{key} cannot be resolved ({_first_line(error)}): mend its ${{...}}.")
+
+
+def _place(error: Exception) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return _first_line(error)
+    return f"{getattr(error, 'problem', None)} in {Path(mark.name).name}, line {mark.line + 1}"
 
 
 def _options(group: str) -> list[str]:
@@ -211,7 +237,7 @@ def _environment_unresolved() -> Iterator[None]:
 
 
 def _written(config: DictConfig) -> dict[str, Any]:
-    raw = OmegaConf.to_container(config, resolve=False)
+    raw = _raw(config)
 
     def walk(resolved: Any, unresolved: Any) -> Any:
         if isinstance(unresolved, dict):
@@ -219,8 +245,7 @@ def _written(config: DictConfig) -> dict[str, Any]:
         if isinstance(unresolved, list):
             return [walk(_get(resolved, index), value) for index, value in enumerate(unresolved)]
         value = unresolved if resolved is None else resolved
-        value = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
-        return mask_password(value) if isinstance(value, str) else value
+        return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
     def _get(node: Any, key: Any) -> Any:
         # A secret inside another resolver, such as ${oc.decode:${oc.env:X}}, cannot be resolved without it: it stays as written.
@@ -230,6 +255,6 @@ def _written(config: DictConfig) -> dict[str, Any]:
             return None
 
     with _environment_unresolved():
-        written = walk(config, raw)
+        written = mask_passwords(walk(config, raw))
     assert isinstance(written, dict)
     return written

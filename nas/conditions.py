@@ -51,12 +51,10 @@ def _short(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}…"
 
 
-def flatten(mapping: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one flat mapping with dotted keys; lists are leaves."""
+def flatten(data: Mapping[str, Any] | Sequence[Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings and lists as one flat mapping with dotted keys."""
     flat: dict[str, Any] = {}
-    for key, value in mapping.items():
-        if isinstance(value, Mapping) and value:
-            flat |= flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
+    for key, value in data.items() if isinstance(data, Mapping) else enumerate(data):
+        nested = isinstance(value, Mapping | Sequence) and not isinstance(value, str) and value
+        flat |= flatten(value, f"{prefix}{key}.") if nested else {f"{prefix}{key}": value}
     return flat

@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from annotated_types import Ge, Interval, MinLen
-from pydantic import TypeAdapter, ValidationError
 
 from nas.errors import InputError, suggestion
 from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS
 from nas.train.settings import DataSettings, TrainSettings
+from nas.typed import typed
 
 DEFAULT_OBJECTIVES = ("top1", "latency_ms", "flops_per_s", "energy_j")
 
 Plain = dict[str, Any]
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -119,7 +117,7 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     values["source"] = {key: value for key, value in data.items() if key not in shared}
     values["data"] = {key: value for key, value in data.items() if key in shared}
     values["constraints"] = values.get("constraints") or {}
-    config = _typed(SearchConfig, values)
+    config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data"})
     _check_name(config.study.name)
     _check_metrics(config)
     return config
@@ -129,33 +127,6 @@ def _reject_unknown(prefix: str, values: Mapping[str, Any], known: set[str]) -> 
     for key in values:
         if key not in known:
             raise InputError(f"{prefix}{key} is not a known key{suggestion(str(key), known, 'keys')}")
-
-
-_WANTED = {
-    "int": "a whole number",
-    "float": "a number",
-    "bool": "true or false",
-    "string": "text",
-    "tuple": "a list",
-    "dict": "a mapping",
-    "too": "a list with at least one entry",
-}
-"""What a value should be, by the first word of pydantic's type of error."""
-
-
-def _typed(cls: type[T], values: Mapping[str, Any]) -> T:
-    # JSON in strict mode: a list may stand for a tuple and 5 for 5.0, but "5" is no number and 5.0 no count.
-    try:
-        return TypeAdapter(cls).validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        first = error.errors()[0]
-        # A union such as `int | None` appends the name of the branch that failed; a user's key never has brackets.
-        parts = [str(part) for part in first["loc"] if not re.search(r"[\[\(]", str(part))]
-        key = ".".join(parts).replace("source.", "data.")
-        wanted = _WANTED.get(first["type"].split("_")[0]) or first["msg"].removeprefix("Input should be ")
-        raise InputError(f"{key}={first['input']!r} cannot be used: it should be {wanted}.") from None
-    except TypeError as error:
-        raise InputError(f"the configuration holds a value that is not plain data: {error}.") from None
 
 
 def _check_name(name: str) -> None:

@@ -53,8 +53,12 @@ def run(
         while True:
             while len(pending) < engine.capacity and (asked := study.ask()) is not None:
                 observer.asked(asked)
-                with gate.interruptible():
-                    future = engine.submit(asked.number, request_for(asked), observer.stage)
+                try:
+                    with gate.interruptible():
+                        future = engine.submit(asked.number, request_for(asked), observer.stage)
+                except Interrupted:
+                    study.release(asked.number)
+                    raise
                 pending[future] = asked.number
             if not pending:
                 return
@@ -63,4 +67,6 @@ def run(
             tell_done()
     except Interrupted:
         tell_done()
+        for number in pending.values():
+            study.release(number)
         raise

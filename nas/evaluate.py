@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import copy
+import gc
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
+from nas.errors import InputError, RunError
 from nas.measure import complexity, device, energy, latency, memory
+from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.fit import TrainingDiverged, fit
@@ -21,6 +26,11 @@ from search_spaces.base import Architecture, SearchSpace
 Failure = Literal["out_of_memory", "timeout", "crash", "diverged", "error"]
 OnStage = Callable[[str], None]
 
+# Exhausted memory that torch reports as a plain RuntimeError: its CPU allocator's, the CUDA runtime's and the libraries'.
+_OUT_OF_MEMORY = re.compile(
+    r"can't allocate memory|CUDA( driver)? error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE
+)
+
 
 @dataclass(frozen=True)
 class EvaluationRequest:
@@ -29,6 +39,7 @@ class EvaluationRequest:
     Attributes:
         seed: Origin of the initial weights, the order of images and the augmentation; equal for all candidates of a study,
             so that they are compared on equal terms.
+        required: Metrics that must be measured: a candidate for which one cannot be is not trained.
     """
 
     space: SearchSpace
@@ -40,6 +51,7 @@ class EvaluationRequest:
     device: str
     seed: int
     with_energy: bool = True
+    required: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +60,11 @@ class Metrics:
 
     Attributes:
         latency_ms: Median for the whole batch.
+        latency_warm: Whether times had stopped drifting when timing began.
         energy_j: Gross joules per image.
+        energy_window_s: Time over which the energy sensor was read.
+        peak_memory_mb: Highest memory asked for during a forward pass.
+        process_memory_mb: All that the process held on the GPU after it, data and CUDA context included.
         measure_seconds: Wall time of counting and measuring.
     """
 
@@ -62,11 +78,14 @@ class Metrics:
     latency_ms: float | None = None
     latency_iqr_ms: float | None = None
     latency_stop_reason: str | None = None
+    latency_warm: bool | None = None
     images_per_s: float | None = None
     flops_per_s: float | None = None
     energy_j: float | None = None
     energy_method: str | None = None
+    energy_window_s: float | None = None
     peak_memory_mb: float | None = None
+    process_memory_mb: float | None = None
     epochs: int | None = None
     train_loss: tuple[float, ...] | None = None
     train_seconds: float | None = None
@@ -107,20 +126,68 @@ def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None)
 
     Returns:
         What was measured; a candidate that diverges, runs out of memory or raises is a result with its failure, not an exception.
+        Nothing of the candidate stays alive.
+
+    Raises:
+        InputError: The user can mend what is wrong, such as a data folder that is gone; no fault of the candidate.
+        RunError: The GPU cannot be used any more by this process; what the candidate is worth remains unknown.
     """
-    way = _Way(request, on_stage)
+    where = torch.device(request.device)
+    with _swept():
+        way = _Way(request, on_stage)
+        try:
+            if where.type == "cuda":
+                torch.cuda.set_device(where)  # a loader pins memory, and libraries allocate, on the current device
+            way.walk()
+        except InputError:
+            raise
+        except Exception as error:  # noqa: BLE001 - any candidate may break in any way, and the search must go on
+            evaluation = way.failed(_kind(error), error)
+        else:
+            evaluation = way.result()
+    if evaluation.failure and where.type == "cuda":
+        _check_usable(where, evaluation)
+    if evaluation.failure == "out_of_memory" and where.type == "cuda":
+        torch.cuda.empty_cache()  # what is left is split into blocks of this candidate's sizes
+    return evaluation
+
+
+def _kind(error: Exception) -> Failure:
+    if isinstance(error, TrainingDiverged):
+        return "diverged"
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _OUT_OF_MEMORY.search(str(error)):
+        return "out_of_memory"
+    return "error"
+
+
+def _check_usable(where: torch.device, evaluation: Evaluation) -> None:
+    # A faulty kernel spoils the CUDA context for good: every later candidate would fail of this one's fault.
     try:
-        way.walk()
-    except TrainingDiverged as error:
-        return way.failed("diverged", error)
-    except torch.OutOfMemoryError as error:
-        return way.failed("out_of_memory", error)
-    except MemoryError as error:
-        return way.failed("out_of_memory", error)
-    except Exception as error:  # noqa: BLE001 - any candidate may break in any way, and the search must go on
-        # The CPU allocator reports exhaustion as a plain RuntimeError.
-        return way.failed("out_of_memory" if "can't allocate memory" in str(error) else "error", error)
-    return way.result()
+        torch.cuda.synchronize(where)
+    except RuntimeError as error:
+        text = str(error).strip().splitlines()[0]
+        raise RunError(
+            f"{where} cannot be used any more by this process ({text}) after a candidate failed ({evaluation.failure_reason}): "
+            "start the command again to go on."
+        ) from error
+
+
+@contextmanager
+def _swept() -> Iterator[None]:
+    """Collect, at the end of the block, what it left in reference cycles; they hold models, and so the GPU's memory.
+
+    Objects from before the block are set aside meanwhile: with torch and its company loaded, looking through all of them
+    takes a few tenths of a second.
+    """
+    aside = gc.get_freeze_count() == 0
+    if aside:
+        gc.freeze()
+    try:
+        yield
+    finally:
+        gc.collect()
+        if aside:
+            gc.unfreeze()
 
 
 class _Way:
@@ -145,6 +212,7 @@ class _Way:
             self._measure(model, bundle.input_shape)
         finally:
             self.found["measure_seconds"] = time.perf_counter() - started
+        gc.collect()  # the copies that were counted and timed, where reference cycles hold them
         self._train(model, bundle)
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
@@ -166,17 +234,19 @@ class _Way:
             "latency_ms": time_.median_ms,
             "latency_iqr_ms": time_.iqr_ms,
             "latency_stop_reason": time_.stop_reason,
+            "latency_warm": time_.warm,
             "images_per_s": conditions.batch_size / batch_seconds,
             "flops_per_s": cost.flops * conditions.batch_size / batch_seconds,
         }
         self._enter("memory")
         peak = memory.measure(timed, example, conditions)
+        self._take("process_memory_mb", peak.process_mb, peak.process_reason)
         self._take("peak_memory_mb", peak.peak_memory_mb, peak.reason)
         self._enter("energy")
         if request.with_energy:
             joules = energy.measure(timed, example, conditions)
+            self.found |= {"energy_method": joules.method, "energy_window_s": joules.window_s}
             self._take("energy_j", joules.energy_j, joules.reason)
-            self.found["energy_method"] = joules.method
         else:
             self._take("energy_j", None, "measure.energy is false")
 
@@ -206,6 +276,8 @@ class _Way:
         self.found[metric] = value
         if value is None:
             self.reasons[metric] = reason or "no reason was given"
+            if metric in self.request.required:
+                raise SensorError(f"{metric} is needed and could not be measured: {self.reasons[metric]}")
 
     def result(self) -> Evaluation:
         return Evaluation(Metrics(**self.found), dict(self.reasons))

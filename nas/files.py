@@ -15,18 +15,27 @@ import yaml
 from nas.errors import InputError
 
 
-def make_run_dir(path: Path) -> None:
+def make_run_dir(path: Path) -> Path | None:
     """Make the folder and prove that it can be written.
+
+    Returns:
+        The topmost folder that was made for it, ``None`` if it was there.
 
     Raises:
         InputError: If it cannot.
     """
+    made = None
+    for folder in (path, *path.parents):
+        if os.path.exists(folder):
+            break
+        made = folder
     try:
         path.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
         raise InputError(f"run_dir={path} cannot be written ({error.strerror}): choose another run_dir.") from None
+    return made
 
 
 def write_text(path: Path, text: str) -> None:

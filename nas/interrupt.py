@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ class InterruptGate:
     def __init__(self) -> None:
         self.requested = False
         self._open = False
+        self._process = os.getpid()
 
     @contextmanager
     def installed(self) -> Iterator[InterruptGate]:
@@ -43,8 +45,11 @@ class InterruptGate:
             self._open = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a loader's worker has inherited the handler; torch ends it quietly by this
+            raise KeyboardInterrupt
         if self.requested:
             signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
         self.requested = True
         if self._open:
             self._open = False

@@ -32,10 +32,13 @@ _TABLE = (
     Metric("top1", "fraction", "maximize", "train", "validation images whose first guess is right"),
     Metric("top5", "fraction", "maximize", "train", "validation images whose class is among the first five guesses"),
     Metric("latency_ms", "ms", "minimize", "latency", "median time of one forward pass of a whole batch"),
+    Metric("latency_iqr_ms", "ms", "minimize", "latency", "interquartile range of that time: its spread"),
     Metric("images_per_s", "images/s", "maximize", "latency", "batch size over latency"),
     Metric("flops_per_s", "FLOP/s", "maximize", "latency", "FLOPs of a batch over latency: how well the device is used"),
     Metric("energy_j", "J/image", "minimize", "energy", "gross energy per image from the device's own counter"),
     Metric("peak_memory_mb", "MB", "minimize", "memory", "highest memory in use during a forward pass"),
+    Metric("train_seconds", "s", "minimize", "train", "wall time of the brief training"),
+    Metric("measure_seconds", "s", "minimize", "complexity", "wall time of counting and measuring"),
     Metric("params", "parameters", "minimize", "complexity", "learnable parameters"),
     Metric(
         "mult_adds",

@@ -9,28 +9,36 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from nas.errors import InputError
+
 
 class Owner:
     """This process as the owner of trials. The system frees its lock when it dies, however it dies.
 
     Args:
         folder: Where the owners of a study keep their locks; made if it is not there.
+
+    Raises:
+        InputError: If it cannot be made or written.
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._lock = FileLock(folder / f"{self.name}.lock")
-        self._lock.acquire()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire()
+        except OSError as error:
+            raise InputError(f"{folder} cannot be written ({error.strerror}): choose another run_dir or study.storage.") from None
 
     def lives(self, name: str) -> bool:
-        """Whether the owner of that name is alive; an owner that never locked anything here is taken for dead."""
-        if name == self.name:
-            return True
+        """Whether the owner of that name is alive; one on another host that left no lock here cannot be asked and is spared."""
+        if not name or name == self.name:
+            return bool(name)
         path = self._folder / f"{name}.lock"
         if not path.exists():
-            return False
+            return not name.startswith(f"{socket.gethostname()}-")
         try:
             with FileLock(path, timeout=0):
                 pass

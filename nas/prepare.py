@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,7 +16,7 @@ import torch
 from optuna.samplers import BaseSampler
 
 from nas.compose import Composed
-from nas.conditions import check_conditions, stored_conditions
+from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config import SearchConfig
 from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
@@ -29,9 +31,9 @@ from nas.targets import build_target, locate_target
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.probe import choose_format
 from nas.train.settings import NumericFormat
-from search_spaces.base import RandomTrial, SearchSpace, SpaceError, check_buildable
+from search_spaces.base import Architecture, SearchSpace, SpaceError, sample_buildable
 
-_WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "on_bad_image")
+_WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded_budget_mb", "on_bad_image")
 """Keys of ``data`` that say where the images come from and how they are held; what they are is in their fingerprint."""
 
 _PROBED_ARCHITECTURES = 3
@@ -66,19 +68,26 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     device = resolve_device(config.device)
     conditions = resolve_conditions(config.measure, device)
     objectives, dropped = _available_objectives(config, device)
-    space: SearchSpace = build_target("space", config.space, config.allow_modules)
-    sampler = _sampler(config, objectives, space)
+    space = build_target("space", config.space, config.allow_modules)
+    if not isinstance(space, SearchSpace):
+        raise InputError(f"space._target_={config.space['_target_']} is no design space: it must have suggest, build and preset.")
     source = build_target("data", config.source, config.allow_modules)
+    if not callable(getattr(source, "load", None)):
+        raise InputError(f"data._target_={config.source['_target_']} is no data set: it must have load().")
+    _rehearse(_sampler(config), str(config.sampler["_target_"]), objectives, space)
+    sampler = _sampler(config)
     data = DataRequest(source, config.data, config.seed)
     before = _stored(spec, config.study.name)
     bundle = load_bundle(data, device)
     try:
-        check_buildable(space, bundle.input_shape, bundle.num_classes)
+        probed = sample_buildable(space, bundle.input_shape, bundle.num_classes, _PROBED_ARCHITECTURES)
     except SpaceError as error:
         raise InputError(str(error)) from None
     print_of_device = fingerprint(device, conditions.threads)
-    numeric, how = _numeric_format(config, space, bundle, device, before)
+    numeric, how = _numeric_format(config, space, probed, bundle, device, before)
     notes = [_describe_device(print_of_device, numeric, how), _describe_data(bundle), *_skipped(bundle)]
+    if not sampler.is_seeded:
+        notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
     plan = StudyPlan(
         name=config.study.name,
@@ -137,13 +146,12 @@ def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[t
     return kept, dropped
 
 
-def _sampler(config: SearchConfig, objectives: tuple[Metric, ...], space: SearchSpace) -> TrialSeededSampler:
+def _sampler(config: SearchConfig) -> TrialSeededSampler:
     node = config.sampler
     target = locate_target("sampler._target_", str(node["_target_"]), config.allow_modules)
-    if "seed" in node:
-        raise InputError(
-            f"sampler.seed={node['seed']} cannot be used: every trial has a seed of its own, made from seed; set seed."
-        )
+    for key, value in flatten(node).items():
+        if key.rpartition(".")[2] == "seed":
+            raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own, made from seed; set seed.")
 
     def make(**extra: Any) -> BaseSampler:
         made = build_target("sampler", node, config.allow_modules, **extra)
@@ -151,9 +159,7 @@ def _sampler(config: SearchConfig, objectives: tuple[Metric, ...], space: Search
             raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
         return made
 
-    sampler = TrialSeededSampler(target, make, config.seed)
-    _rehearse(sampler, str(node["_target_"]), objectives, space)
-    return sampler
+    return TrialSeededSampler(target, make, config.seed)
 
 
 def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:
@@ -173,7 +179,7 @@ def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, 
 
 
 def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:
-    if spec.file is not None and not spec.file.exists():
+    if spec.file is not None and not os.path.exists(spec.file):
         return None
     return stored_conditions(open_storage(spec), name)
 
@@ -181,6 +187,7 @@ def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:
 def _numeric_format(
     config: SearchConfig,
     space: SearchSpace,
+    probed: Sequence[Architecture],
     bundle: DataBundle,
     device: torch.device,
     before: Mapping[str, Any] | None,
@@ -195,11 +202,14 @@ def _numeric_format(
         )
         return numeric, {"reason": "as the study began"}
 
-    def candidate(seed: int) -> Callable[[], torch.nn.Module]:
-        architecture = space.suggest(RandomTrial(config.seed + seed))
+    def candidate(architecture: Architecture) -> Callable[[], torch.nn.Module]:
         return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
 
-    choice = choose_format([candidate(i) for i in range(_PROBED_ARCHITECTURES)], bundle, config.train, device)
+    try:
+        choice = choose_format([candidate(architecture) for architecture in probed], bundle, config.train, device)
+    except RuntimeError as error:
+        text = str(error).strip().splitlines()[0].rstrip(".")
+        raise InputError(f"space: sampled candidates cannot be trained on this data ({text}): change space or data.") from None
     return choice.numeric, asdict(choice)
 
 
@@ -214,12 +224,17 @@ def _conditions(
 ) -> dict[str, Any]:
     """Return all that must agree between two runs of one study; of the configuration, the form without secrets."""
     data = {key: value for key, value in composed.written["data"].items() if key not in _WHERE_NOT_WHAT}
+    space = flatten(config.space)
+    # A value from the environment may be a secret: what is written is its digest, so that another value is noticed all the same.
+    for key, value in flatten(composed.written["space"]).items():
+        if "${" in str(value):
+            space[key] = f"{value} {hashlib.sha256(str(space.get(key)).encode()).hexdigest()[:12]}"
     measure = {key: value for key, value in asdict(measured).items() if key != "device"}
     return {
         "objectives": [metric.name for metric in objectives],
         "constraints": dict(config.constraints),
         "seed": config.seed,
-        "space": composed.written["space"],
+        "space": space,
         "data": {**data, "fingerprint": bundle.fingerprint, "split": bundle.split_digest, "sizes": dict(bundle.sizes)},
         "train": asdict(replace(config.train, precision=numeric.precision, memory_format=numeric.memory_format)),
         "measure": {**measure, "energy": config.measure.energy},

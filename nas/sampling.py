@@ -30,6 +30,9 @@ class TrialSeededSampler(BaseSampler):
         target: The sampler's class, or another callable that makes one.
         make: Makes a sampler; takes keyword arguments that go to the target beside those of the configuration.
         seed: The study's seed.
+
+    Attributes:
+        is_seeded: Whether the target takes a seed at all.
     """
 
     def __init__(self, target: Any, make: MakeSampler, seed: int) -> None:
@@ -39,12 +42,12 @@ class TrialSeededSampler(BaseSampler):
         self._is_qmc, self._is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
         # A sampler of a user's own may keep what it knows in memory: it is made once.
         self._is_own = not str(getattr(target, "__module__", "")).startswith("optuna.")
-        self._takes_seed = "seed" in inspect.signature(target).parameters
+        self.is_seeded = "seed" in inspect.signature(target).parameters
         self._current: BaseSampler | None = None
 
     def _for(self, number: int) -> BaseSampler:
         seed = trial_seed(self._seed, number)
-        if not self._takes_seed:
+        if not self.is_seeded:
             return self._make()
         if self._is_qmc:
             return self._make(seed=self._seed, independent_sampler=RandomSampler(seed=seed))

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import Composed, compose, packaged_conf, studies
 from nas.config import SEARCH_GROUPS, SEARCH_ROOT, parse_search
+from nas.errors import InputError
+from nas.secrets import mask_password
 
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
     from optuna.trial import FrozenTrial
@@ -79,10 +84,10 @@ def main(arguments: Sequence[str]) -> int:
         console = Console(highlight=False, width=_FILE_WIDTH)
     with console.status("preparing"):
         prepared = prepare_search(config, composed)
-    return _search(prepared, composed, console)
+    return _search(prepared, composed, overrides, console)
 
 
-def _search(prepared: Prepared, composed: Composed, console: Console) -> int:
+def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], console: Console) -> int:
     from nas.driver import run
     from nas.engine import InlineEngine
     from nas.files import make_run_dir, write_config
@@ -92,11 +97,13 @@ def _search(prepared: Prepared, composed: Composed, console: Console) -> int:
     from nas.storage import open_storage
     from nas.study import Study, require_success
 
-    make_run_dir(prepared.run_dir)
-    owner = Owner(prepared.run_dir / "owners")
+    _refuse_shared_folder(prepared)
+    made = make_run_dir(prepared.run_dir)
+    owner = None
     gate = InterruptGate()
     interrupted = False
     try:
+        owner = Owner(prepared.storage.owners(prepared.run_dir))
         with owner.election():  # two commands begun at once must not both make the tables
             study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
         write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
@@ -110,11 +117,31 @@ def _search(prepared: Prepared, composed: Composed, console: Console) -> int:
                 run(study, InlineEngine(), prepared.request_for, _Recorder(prepared, study, progress), gate)
             except Interrupted:
                 interrupted = True
-        _finish(prepared, study, composed.name, console, interrupted)
+        _finish(prepared, study, overrides, console, interrupted)
         require_success(study)
+    except InputError:
+        if made is not None and not os.path.exists(prepared.run_dir / "config.yaml"):
+            shutil.rmtree(made)  # a moment old, and nothing came into it
+        raise
     finally:
-        owner.close()
+        if owner is not None:
+            owner.close()
     return EXIT_INTERRUPTED if interrupted else 0
+
+
+def _refuse_shared_folder(prepared: Prepared) -> None:
+    """Refuse a run folder that holds another study, whose files would be overwritten."""
+    import yaml
+
+    path = prepared.run_dir / "config.yaml"
+    if not os.path.exists(path):
+        return
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))["study"]["name"]
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError):
+        raise InputError(f"{path} cannot be read: restore it, or take another run_dir.") from None
+    if there != prepared.plan.name:
+        raise InputError(f"run_dir={prepared.run_dir} holds the study {there!r}: take another one for {prepared.plan.name!r}.")
 
 
 class _Recorder:
@@ -145,7 +172,7 @@ def _write_front(prepared: Prepared, front: Sequence[FrozenTrial]) -> None:
     write_front(prepared.run_dir, columns, [front_row(trial) for trial in front])
 
 
-def _finish(prepared: Prepared, study: Study, conf: str, console: Console, interrupted: bool) -> None:
+def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
     from nas.study import failures
     from nas.tables import front_table
 
@@ -172,9 +199,9 @@ def _finish(prepared: Prepared, study: Study, conf: str, console: Console, inter
     )
     console.print("next:", style="bold")
     console.print(f"  optuna-dashboard {prepared.storage.shown}", markup=False, soft_wrap=True)
-    more = plan.trials if interrupted else 2 * plan.trials
-    rest = f" study.name={plan.name}" if plan.name != conf else ""
-    console.print(f"  python -m nas.search conf={conf}{rest} study.trials={more}", markup=False, soft_wrap=True)
+    again = [argument for argument in overrides if not argument.lstrip("+").startswith("study.trials=")]
+    again.append(f"study.trials={plan.trials if interrupted else 2 * plan.trials}")
+    console.print(f"  python -m nas.search {mask_password(shlex.join(again))}", markup=False, soft_wrap=True)
 
 
 def _help() -> str:

@@ -18,6 +18,13 @@ from optuna.storages.journal import JournalFileBackend
 from nas.errors import InputError
 from nas.secrets import mask_password
 
+# A damaged journal shows as a ValueError or a KeyError.
+_UNREADABLE = (
+    sqlalchemy.exc.SQLAlchemyError,
+    optuna.exceptions.OptunaError,
+    *(OSError, ImportError, RuntimeError, ValueError, KeyError),
+)
+
 
 @dataclass(frozen=True)
 class StorageSpec:
@@ -35,6 +42,10 @@ class StorageSpec:
     def shown(self) -> str:
         """The URL with its password masked."""
         return mask_password(self.url)
+
+    def owners(self, run_dir: Path) -> Path:
+        """Where the processes that share the study keep their locks: beside its file, or in the run folder for a server."""
+        return (self.file.parent if self.file is not None else run_dir) / "owners"
 
     @property
     def is_journal(self) -> bool:
@@ -62,7 +73,7 @@ def storage_spec(storage: str | None, run_dir: Path) -> StorageSpec:
         InputError: If it is neither ``journal``, ``journal:<path>`` nor a URL, or names a file in a folder that is not there.
     """
     spec = _read_spec(storage, run_dir)
-    if spec.file is not None and spec.file.parent != run_dir and not spec.file.parent.is_dir():
+    if spec.file is not None and spec.file.parent != run_dir and not os.path.isdir(spec.file.parent):
         raise InputError(f"study.storage={spec.shown} cannot be opened: make the folder {spec.file.parent} first.")
     return spec
 
@@ -81,9 +92,11 @@ def _read_spec(storage: str | None, run_dir: Path) -> StorageSpec:
         )
     try:
         url = sqlalchemy.make_url(storage)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):
         raise InputError(f"study.storage={mask_password(storage)} cannot be used: it is not a database URL.") from None
-    is_file = url.get_backend_name() == "sqlite" and url.database not in (None, "", ":memory:")
+    if url.get_backend_name() == "sqlite" and url.database in (None, "", ":memory:"):
+        raise InputError(f"study.storage={storage} cannot be used: a study in memory is lost at the end; name a file.")
+    is_file = url.get_backend_name() == "sqlite"
     return StorageSpec(storage, Path(str(url.database)) if is_file else None)
 
 
@@ -100,7 +113,15 @@ def open_storage(spec: StorageSpec) -> Storage:
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         return Storage(RDBStorage(spec.url), spec)
-    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError, OSError, ImportError, RuntimeError) as error:
+    except (
+        sqlalchemy.exc.SQLAlchemyError,
+        optuna.exceptions.OptunaError,
+        OSError,
+        ImportError,
+        RuntimeError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise InputError(_reason(spec, error)) from None
 
 
@@ -128,7 +149,7 @@ def _reason(spec: StorageSpec, error: Exception) -> str:
     cause = error.__cause__ or error
     original = getattr(cause, "orig", None) or cause
     text = mask_password(str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__)
-    if spec.file is not None and spec.file.exists():
+    if spec.file is not None and os.path.exists(spec.file):
         remedy = "restore a copy of it, or move it away to begin anew"
     elif spec.file is not None:
         remedy = "choose another study.storage or run_dir"

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import optuna
 from numpy.typing import NDArray
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
@@ -22,6 +23,9 @@ from nas.metrics import METRICS, Metric
 from nas.owner import Owner
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
+
+MOST_ATTEMPTS = 3
+"""Times that a trial is begun before it is taken for the cause of its process's death."""
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -137,9 +141,17 @@ class Study:
         trial = self._running.pop(number)
         # An attempt that was cut off while its failure was being written must not fail the attempt after it.
         stale = {key: None for key in ("failure", "failure_reason") if trial.user_attrs.get(key)}
-        for key, value in {**stale, **evaluation.attributes()}.items():
-            trial.set_user_attr(key, value)
-        return self._finish(trial)
+        try:
+            for key, value in {**stale, **evaluation.attributes()}.items():
+                trial.set_user_attr(key, value)
+            return self._finish(trial)
+        except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
+            return self.trials[number]
+
+    def release(self, number: int) -> None:
+        """Give up a trial without blame: stopping on request does not count as a cut-off."""
+        trial = self._running.pop(number)
+        trial.set_user_attr("attempt", trial.user_attrs["attempt"] - 1)
 
     def front(self, feasible: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
         """Return the feasible trials that no other one dominates, best first by the first objective.
@@ -177,7 +189,7 @@ class Study:
                 owner = str(frozen.user_attrs.get("owner", ""))
                 if frozen.number not in self._running and not self._owner.lives(owner):
                     trial = optuna.Trial(self._study, frozen._trial_id)
-                    trial.set_user_attr("owner", self._owner.name)
+                    self._take(trial, frozen.user_attrs.get("attempt", 0) + 1)
                     return trial
         return None
 
@@ -186,11 +198,20 @@ class Study:
             if sum(trial.state != TrialState.WAITING for trial in self.trials) >= self.plan.trials:
                 return None
             trial = self._study.ask()
-            trial.set_user_attr("owner", self._owner.name)
+            self._take(trial, 1)
             return trial
+
+    def _take(self, trial: optuna.Trial, attempt: int) -> None:
+        trial.set_user_attr("owner", self._owner.name)
+        trial.set_user_attr("attempt", attempt)
 
     def _suggest(self, trial: optuna.Trial) -> Architecture | None:
         if "outcome" in trial.user_attrs:
+            self._finish(trial)
+            return None
+        if trial.user_attrs["attempt"] > MOST_ATTEMPTS:
+            trial.set_user_attr("failure", "crash")
+            trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
             self._finish(trial)
             return None
         architecture = self.space.suggest(trial)
@@ -201,7 +222,8 @@ class Study:
     def _finish(self, trial: optuna.Trial) -> FrozenTrial:
         attributes = trial.user_attrs
         values = [attributes.get(metric.name) for metric in self.plan.objectives]
-        missing = [m.name for m, value in zip(self.plan.objectives, values, strict=True) if not _finite(value)]
+        needed = [*(metric.name for metric in self.plan.objectives), *self.plan.constraints]
+        missing = [name for name in needed if not _finite(attributes.get(name))]
         if missing and not attributes.get("failure"):
             reason = attributes.get(f"{missing[0]}_reason") or f"its value was {attributes.get(missing[0])}"
             trial.set_user_attr("failure", "error")

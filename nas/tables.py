@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from optuna.trial import FrozenTrial
 from rich.table import Table
 
 from nas.metrics import METRICS, Metric
+
+if TYPE_CHECKING:
+    from optuna.trial import FrozenTrial
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -21,7 +23,7 @@ def show(metric: Metric, value: float | int | None) -> str:
         return f"{100 * value:.2f} %"
     if metric.unit == "J/image":
         return f"{value:.3g} J" if value >= 1 else f"{1000 * value:.3g} mJ"
-    if metric.unit in ("ms", "MB"):
+    if metric.unit in ("ms", "MB", "s"):
         return f"{value:.4g} {metric.unit}"
     scaled, prefix = value, ""
     for factor, name in _PREFIXES:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from nas.errors import InputError, suggestion
+from nas.typed import can_be_checked, typed
 
 ALLOWED_MODULES = ("nas", "search_spaces", "optuna.samplers")
 
@@ -27,8 +29,11 @@ def build_target(key: str, node: Mapping[str, Any], allow_modules: Sequence[str]
     Raises:
         InputError: If the target is not allowed, does not exist, or refuses its arguments.
     """
-    for place, target in _targets(key, node):
-        locate_target(f"{place}._target_", target, allow_modules)
+    for place, inner in _mappings(key, node):
+        locate_target(f"{place}._target_", str(inner["_target_"]), allow_modules)
+        for name in inner:
+            if str(name).startswith("_") and name != "_target_":
+                raise InputError(f"{place}.{name} is not a known key: take it out.")
     target = locate_target(f"{key}._target_", str(node["_target_"]), allow_modules)
     _check_arguments(key, node, target)
     try:
@@ -62,6 +67,8 @@ def locate_target(key: str, path: str, allow_modules: Sequence[str] = ()) -> Any
     if found is None or not callable(found):
         classes = [known for known, value in vars(module).items() if isinstance(value, type)]
         raise InputError(f"{key}={path}: {module_name} has no class {name}{suggestion(name, classes, 'classes')}")
+    if _within(path, ("nas", "search_spaces")) and not isinstance(found, type):
+        raise InputError(f"{key}={path} is not allowed: of this package only classes may be named.")
     if not _within(f"{getattr(found, '__module__', '')}.", allowed):
         raise InputError(f"{key}={path} is not allowed: it is defined in {found.__module__}; name that module in allow_modules.")
     return found
@@ -71,15 +78,16 @@ def _within(path: str, modules: Iterable[str]) -> bool:
     return any(path.startswith(f"{module}.") for module in modules)
 
 
-def _targets(key: str, node: Any) -> Iterable[tuple[str, str]]:
+def _mappings(key: str, node: Any) -> Iterable[tuple[str, Mapping[str, Any]]]:
+    """Yield every mapping with a ``_target_``, the node's own first, each with its place."""
     if isinstance(node, Mapping):
         if "_target_" in node:
-            yield key, str(node["_target_"])
+            yield key, node
         for name, value in node.items():
-            yield from _targets(f"{key}.{name}", value)
+            yield from _mappings(f"{key}.{name}", value)
     elif isinstance(node, Sequence) and not isinstance(node, str):
         for index, value in enumerate(node):
-            yield from _targets(f"{key}[{index}]", value)
+            yield from _mappings(f"{key}[{index}]", value)
 
 
 def _check_arguments(key: str, node: Mapping[str, Any], target: Any) -> None:
@@ -89,3 +97,8 @@ def _check_arguments(key: str, node: Mapping[str, Any], target: Any) -> None:
     for name in node:
         if not name.startswith("_") and name not in parameters:
             raise InputError(f"{key}.{name} is not a known key of {node['_target_']}{suggestion(name, parameters, 'keys')}")
+    if dataclasses.is_dataclass(target) and target.__module__.startswith("nas."):
+        hints = get_type_hints(target, include_extras=True)
+        for name, value in node.items():
+            if name in hints and can_be_checked(hints[name]):
+                typed(hints[name], value, f"{key}.{name}")

@@ -192,27 +192,36 @@ class RandomTrial:
         return answer
 
 
-def check_buildable(space: SearchSpace, input_shape: tuple[int, int, int], num_classes: int, tries: int = 64) -> None:
-    """Return once a random architecture of ``space`` takes such an input, without allocating any network.
+def sample_buildable(
+    space: SearchSpace, input_shape: tuple[int, int, int], num_classes: int, count: int = 1, tries: int = 64
+) -> tuple[Architecture, ...]:
+    """Return random architectures of ``space`` that take such an input, tried without allocating any network.
 
     Args:
         space: The design space.
         input_shape: Channels, height and width of one image.
         num_classes: Classes of the data.
-        tries: Random suggestions to try before the space is refused; equal ones are tried once.
+        count: How many different ones are wanted; fewer are returned if the tries do not yield them.
+        tries: Random suggestions to try; equal ones are tried once.
 
     Raises:
         SpaceError: If none of them can be built; names the input size and the reason that the last one gave.
     """
     reasons: dict[str, str] = {}
+    found: dict[str, Architecture] = {}
     for seed in range(tries):
+        if len(found) == count:
+            break
         architecture = space.suggest(RandomTrial(seed))
-        if architecture.id in reasons:
+        if architecture.id in reasons or architecture.id in found:
             continue
         reason = _reason_against(space, architecture, input_shape, num_classes)
         if reason is None:
-            return
-        reasons[architecture.id] = reason
+            found[architecture.id] = architecture
+        else:
+            reasons[architecture.id] = reason
+    if found:
+        return tuple(found.values())
     channels, height, width = input_shape
     raise SpaceError(
         f"space: none of {len(reasons)} random architectures can be built for a {height}x{width} input with "

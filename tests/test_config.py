@@ -101,6 +101,8 @@ def test_data_keys_are_parted() -> None:
         ("~space", ["space is not set"]),
         ("~nothing", ["nothing"]),
         ("run_dir=${oc.env:SURELY_NOT_SET_X}", ["run_dir", "SURELY_NOT_SET_X"]),
+        ("study.name=${oc.env:SURELY_NOT_SET_X}", ["study.name", "SURELY_NOT_SET_X"]),
+        ("study.storage=postgresql://me:a,sesame@h/db", ["study.storage", "several"]),
         ("run_dir=${nothing}", ["run_dir", "nothing"]),
         ("nonsense", ["nonsense"]),
     ],
@@ -110,6 +112,7 @@ def test_bad_input_is_one_sentence(argument: str, names: list[str]) -> None:
         parsed("conf=osa_digits", argument)
     text = str(refused.value)
     assert "\n" not in text and text[-1] in ".?" and text[-2] not in ".?"
+    assert "sesame" not in text
     for name in names:
         assert name in text
 
@@ -144,6 +147,27 @@ def test_secrets_are_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
     text = yaml.safe_dump(result.written)
     assert "sesame" not in text.replace("sesame-open", "") and "secret" not in text
     assert "${oc.env:DB_PASSWORD}" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"# @package _global_\nstudy: {trials: 3\n", "mine.yaml, line"),
+        (b"# @package _global_\nstudy:\n\ttrials: 3\n", "mine.yaml, line"),
+        (b"# @package _global_\nseed: 1\nseed: 2\n", "duplicate key"),
+        (b"# @package _global_\nrun_dir: caf\xe9\n", "conf=mine is no readable YAML"),
+        (b"seed: 1\n", "@package _global_"),
+    ],
+)
+def test_a_broken_study_file(workdir: Path, text: bytes, says: str) -> None:
+    (workdir / "conf").mkdir()
+    (workdir / "conf" / "mine.yaml").write_bytes(text)
+    with pytest.raises(InputError, match=says):
+        parsed("conf=mine")
+
+
+def test_other_stem_keys_stay() -> None:
+    assert parsed("conf=osa_digits", "space.stem={width: 32}").space["stem"] == {"kind": "cifar", "width": 32}
 
 
 def test_own_conf_folder_comes_first(workdir: Path) -> None:

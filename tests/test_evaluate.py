@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import gc
 import pickle
+import subprocess
+import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from nas.evaluate import Evaluation, EvaluationRequest, evaluate
+from nas.errors import InputError, RunError
+from nas.evaluate import EvaluationRequest, evaluate
+from nas.measure import energy, latency, memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
+from nas.train.fit import TrainingDiverged
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings
 from tests.toy import ToyArchitecture, ToySpace
 
@@ -55,7 +62,7 @@ def test_what_is_missing_has_a_reason(request_: EvaluationRequest) -> None:
     evaluation = evaluate(replace(request_, with_energy=False))
     assert evaluation.metrics.energy_j is None
     assert evaluation.attributes()["energy_j_reason"] == "measure.energy is false"
-    missing = {name for name in ("energy_j", "peak_memory_mb") if getattr(evaluation.metrics, name) is None}
+    missing = {name for name in ("energy_j", "peak_memory_mb", "process_memory_mb") if getattr(evaluation.metrics, name) is None}
     assert set(evaluation.reasons) == missing
 
 
@@ -92,9 +99,157 @@ def test_a_signal_is_not_a_failure(request_: EvaluationRequest) -> None:
         evaluate(request_, stop)
 
 
-def test_data_that_cannot_be_read_is_a_failure_of_the_trial(request_: EvaluationRequest, tmp_path: Path) -> None:
+def test_data_that_is_gone_is_no_fault_of_the_candidate(request_: EvaluationRequest, tmp_path: Path) -> None:
     from nas.train.datasets import ImageFolder
 
     source = ImageFolder(root=str(tmp_path / "gone"), image_size=8)
-    evaluation: Evaluation = evaluate(replace(request_, data=DataRequest(source, DataSettings(), seed=0)))
-    assert evaluation.failure == "error" and "gone" in str(evaluation.failure_reason)
+    with pytest.raises(InputError, match="gone"):
+        evaluate(replace(request_, data=DataRequest(source, DataSettings(), seed=0)))
+
+
+def test_a_candidate_whose_required_metric_cannot_be_measured_is_not_trained(request_: EvaluationRequest) -> None:
+    stages: list[str] = []
+    evaluation = evaluate(replace(request_, required=("peak_memory_mb", "latency_ms")), stages.append)
+    assert evaluation.failure == "error"
+    assert str(evaluation.failure_reason).startswith("memory: SensorError: peak_memory_mb is needed")
+    assert "GPU only" in str(evaluation.failure_reason) and "GPU only" in evaluation.attributes()["peak_memory_mb_reason"]
+    assert stages[-1] == "memory" and evaluation.metrics.latency_ms is not None
+    assert evaluate(replace(request_, required=("latency_ms", "top1"))).failure is None
+
+
+def test_energy_is_required_before_training(request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    stages: list[str] = []
+    monkeypatch.setattr(energy, "measure", lambda *_: energy.Energy(None, "the counter stood still", None, None, None, None))
+    evaluation = evaluate(replace(request_, required=("energy_j",)), stages.append)
+    assert (
+        evaluation.failure_reason == "energy: SensorError: energy_j is needed and could not be measured: the counter stood still"
+    )
+    assert stages[-1] == "energy" and evaluation.attributes()["energy_j_reason"] == "the counter stood still"
+    assert evaluate(request_).failure is None
+
+
+def test_what_the_meters_know_is_recorded(request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(energy, "measure", lambda *_: energy.Energy(0.5, None, "rapl", 1.25, 10, 4.0))
+    monkeypatch.setattr(memory, "measure", lambda *_: memory.Memory(3.0, None, 8.0, 600.0, None))
+    flat = evaluate(request_).attributes()
+    assert (flat["energy_j"], flat["energy_method"], flat["energy_window_s"]) == (0.5, "rapl", 1.25)
+    assert (flat["peak_memory_mb"], flat["process_memory_mb"]) == (3.0, 600.0)
+    assert isinstance(flat["latency_warm"], bool)
+
+
+ALIVE: weakref.WeakSet[torch.nn.Module] = weakref.WeakSet()
+"""Every network that has run, copies included, and is still there."""
+
+
+class Seen(torch.nn.Sequential):
+    """Known to ``ALIVE`` and, as many networks are, held by a reference cycle."""
+
+    fails_at: int | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        ALIVE.add(self)
+        object.__setattr__(self, "cycle", self)
+        if len(x) == self.fails_at:
+            raise ValueError("deep inside")
+        return super().forward(x)
+
+
+class SeenSpace(ToySpace):
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.fails_at = fails_at
+
+    def build(self, architecture: ToyArchitecture, in_channels: int, num_classes: int) -> torch.nn.Module:
+        model = Seen(super().build(architecture, in_channels, num_classes))
+        model.fails_at = self.fails_at
+        return model
+
+
+def test_nothing_of_a_candidate_stays_alive(request_: EvaluationRequest) -> None:
+    at_training: list[int] = []
+
+    def look(stage: str) -> None:
+        if stage == "train":
+            at_training.append(len(ALIVE))
+
+    ALIVE.clear()
+    gc.collect()
+    gc.disable()
+    try:
+        frozen = gc.get_freeze_count()
+        for fails_at in (None, 4, 128, None):  # nowhere, while it is timed, while it is trained
+            evaluation = evaluate(replace(request_, space=SeenSpace(fails_at)), look)
+            assert (evaluation.failure is None) == (fails_at is None)
+            assert len(ALIVE) == 0
+        assert gc.get_freeze_count() == frozen
+    finally:
+        gc.enable()
+    # The copies that were counted and timed take no memory from the training.
+    assert at_training == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (MemoryError(), "out_of_memory"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "out_of_memory",
+        ),
+        (RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"), "out_of_memory"),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), "out_of_memory"),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), "out_of_memory"),
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), "error"),
+        (TrainingDiverged(2), "diverged"),
+    ],
+)
+def test_kinds_of_failure(request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(latency, "measure", fail)
+    evaluation = evaluate(request_)
+    assert evaluation.failure == kind and str(evaluation.failure_reason).startswith(f"latency: {type(error).__name__}: ")
+
+
+def test_a_spoilt_gpu_ends_the_run_and_not_the_candidate(request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a GPU that is not there: every call that would reach it is replaced."""
+    calls: list[str] = []
+    current: list[torch.device] = []
+    trouble: list[Exception] = []
+
+    def load(*_: object) -> None:
+        assert current == [torch.device("cuda", 1)]
+        raise trouble[0]
+
+    def synchronize(device: torch.device) -> None:
+        calls.append(f"synchronize {device}")
+        if "illegal" in str(trouble[0]):
+            raise trouble[0]
+
+    monkeypatch.setattr("nas.evaluate.load_bundle", load)
+    monkeypatch.setattr(torch.cuda, "set_device", current.append)
+    monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: calls.append("empty_cache"))
+    on_gpu = replace(request_, device="cuda:1")
+
+    trouble[:] = [RuntimeError("CUDA error: an illegal memory access was encountered\nmore lines")]
+    with pytest.raises(RunError, match=r"cuda:1 cannot be used any more .*illegal memory access was encountered\) after .*data:"):
+        evaluate(on_gpu)
+    current.clear()
+    trouble[:] = [torch.OutOfMemoryError("CUDA out of memory")]
+    calls.clear()
+    assert evaluate(on_gpu).failure == "out_of_memory"
+    assert calls == ["synchronize cuda:1", "empty_cache"]
+    current.clear()
+    trouble[:] = [ValueError("no fault of the GPU")]
+    calls.clear()
+    assert evaluate(on_gpu).failure == "error"
+    assert calls == ["synchronize cuda:1"]
+
+
+def test_evaluating_needs_neither_optuna_nor_hydra() -> None:
+    check = (
+        "import sys, nas.evaluate, nas.tables; sys.exit(bool({'optuna', 'hydra', 'omegaconf', 'pydantic'} & sys.modules.keys()))"
+    )
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,9 @@ def test_an_owner_lives_until_its_process_dies(tmp_path: Path) -> None:
     assert other.stdout is not None
     name = other.stdout.readline().strip()
     try:
-        assert me.lives(me.name) and me.lives(name) and not me.lives("someone-else")
+        assert me.lives(me.name) and me.lives(name)
+        here = socket.gethostname()
+        assert not me.lives(f"{here}-1-gone") and not me.lives("") and me.lives("elsewhere-1-unknown")
     finally:
         other.send_signal(signal.SIGKILL)
         other.wait()

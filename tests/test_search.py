@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -168,6 +169,52 @@ def test_every_trial_failing_is_a_failed_run(search: Search, monkeypatch: pytest
     assert code == 1 and "all 2 trials failed" in err and "broken" in err
 
 
+def test_data_that_goes_away_stops_the_search_and_counts_nothing(
+    search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas import evaluate
+    from nas.errors import InputError
+
+    def gone(*_: object) -> None:
+        raise InputError("data.root=x is gone: restore it.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluate, "load_bundle", gone)
+        code, _, err = search("conf=osa_digits", *QUICK, "study.trials=2")
+    assert code == 2 and err == "error: data.root=x is gone: restore it.\n"
+    assert search("conf=osa_digits", *QUICK, "study.trials=2")[0] == 0
+    assert [trial.state.name for trial in loaded(workdir / "runs" / "osa_digits").trials] == ["COMPLETE"] * 2
+
+
+def test_a_space_of_which_only_a_part_can_be_built(search: Search, workdir: Path) -> None:
+    # Eight pixels take three down-samplings. The probe, which the quick overrides leave out, must choose what can be built.
+    arguments = ("space.stages=[3,6]", "space.downsample=maxpool", "train.precision=fp32", "train.memory_format=auto")
+    code, out, err = search("conf=osa_digits", *QUICK, *arguments, "study.trials=6", "sampler=random")
+    assert code == 0, err
+    trials = loaded(workdir / "runs" / "osa_digits").trials
+    assert {len(json.loads(t.user_attrs["architecture"])["stages"]) for t in trials if t.state.name == "COMPLETE"} == {3}
+    assert {t.user_attrs["failure"] for t in trials if t.state.name == "FAIL"} == {"error"}
+    assert "trains at" in out or "is left" in out
+
+
+def test_a_folder_holds_one_study(search: Search, workdir: Path) -> None:
+    assert search("conf=osa_digits", *QUICK, "study.trials=1", "run_dir=out")[0] == 0
+    code, _, err = search("conf=osa_digits", *QUICK, "study.trials=1", "run_dir=out", "study.name=other")
+    assert code == 2 and "holds the study 'osa_digits'" in err
+    (workdir / "out" / "config.yaml").write_text("not: [yaml")
+    code, _, err = search("conf=osa_digits", *QUICK, "study.trials=2", "run_dir=out")
+    assert code == 2 and "config.yaml cannot be read" in err
+
+
+def test_the_next_command_is_the_one_to_type(search: Search) -> None:
+    arguments = ("conf=osa_digits", *QUICK, "objectives=[top1,params]", "run_dir=my runs", "study.trials=1")
+    out = search(*arguments)[1]
+    (line,) = [line for line in out.splitlines() if "python -m nas.search" in line]
+    again = shlex.split(line)[3:]
+    assert again == [*arguments[:-1], "study.trials=2"]
+    assert search(*again)[0] == 0
+
+
 def test_constraints_that_nothing_keeps(search: Search) -> None:
     code, out, _ = search("conf=osa_digits", *QUICK, "study.trials=1", "constraints.params=10")
     assert code == 0 and "no network keeps every constraint" in out
@@ -224,6 +271,11 @@ def test_own_images(search: Search, folder_of_images: Path, workdir: Path) -> No
         (("device=tpu",), ["device", "tpu"]),
         (("study.storage=postgresql+psycopg2://me:sesame@127.0.0.1:1/db",), ["study.storage"]),
         (("study.storage=nonsense",), ["study.storage", "nonsense"]),
+        (("study.storage=sqlite:////proc/study.db",), ["study.storage", "/proc/"]),
+        (("study.storage=journal:/proc/j.log",), ["study.storage", "/proc/"]),
+        (("space._target_=nas.train.datasets.Digits", "~space.stem"), ["space"]),
+        (("data._target_=search_spaces.osa.OSASpace",), ["data._target_", "load"]),
+        (("sampler._target_=optuna.samplers.PartialFixedSampler", "+sampler.base_sampler.seed=3"), ["sampler.base_sampler.seed"]),
         (("run_dir=/proc/nothing/here",), ["run_dir", "/proc/nothing/here"]),
         (("data=images", "data.root=nowhere"), ["nowhere"]),
         (("data=cifar10", "data.root=nowhere", "data.download=false"), ["data.root", "nowhere"]),

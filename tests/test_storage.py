@@ -60,6 +60,37 @@ def test_a_damaged_file_is_named_and_left_alone(tmp_path: Path, content: bytes) 
     assert path.read_bytes() == content
 
 
+@pytest.mark.parametrize("storage", ["sqlite://", "sqlite:///:memory:"])
+def test_a_study_in_memory_is_refused(tmp_path: Path, storage: str) -> None:
+    with pytest.raises(InputError, match="lost at the end"):
+        storage_spec(storage, tmp_path)
+
+
+def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "journal.log"
+    path.write_text('{"op_code": 0, "worker_id": "a", "study_name": "x", "directions": [1]}\nnot json\n{"op_code": 99}\n')
+    with pytest.raises(InputError, match=r"journal\.log cannot be opened .*restore a copy"):
+        open_storage(storage_spec("journal", tmp_path))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql+psycopg2://me:se/same@h/db",
+        "postgresql://me:p@ss:word@host/db",
+        "postgresql://h/db?user=me&password=sesame",
+        "mysql://me:se:same@h:5/db",
+    ],
+)
+def test_odd_passwords_are_masked(tmp_path: Path, url: str) -> None:
+    shown = mask_password(url)
+    assert not any(secret in shown for secret in ("sesame", "se:same", "se/same", "ss:word")) and "***" in shown
+    with pytest.raises(InputError) as refused:
+        open_storage(storage_spec(url, tmp_path))
+    assert not any(secret in str(refused.value) for secret in ("sesame", "se:same", "se/same", "ss:word"))
+
+
 def test_passwords_are_masked() -> None:
+    assert mask_password("postgresql://me:${oc.env:PW}@h/db") == "postgresql://me:${oc.env:PW}@h/db"
     assert mask_password("a postgresql+psycopg://u:p%40ss@h:5/d b") == "a postgresql+psycopg://u:***@h:5/d b"
     assert mask_password("sqlite:///runs/a:b/study.db") == "sqlite:///runs/a:b/study.db"

@@ -179,6 +179,82 @@ def test_an_objective_without_a_finite_value_fails_the_trial(tmp_path: Path, val
     assert trial.user_attrs["failure_reason"] == "latency_ms has no finite value: no clock"
 
 
+def test_a_constraint_without_a_value_fails_the_trial(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan=replace(PLAN, constraints={"energy_j": 0.1}))
+    run.go(1)
+    assert run.study.trials[0].user_attrs["failure_reason"].startswith("energy_j has no finite value")
+    assert run.study.front() == []
+
+
+def test_a_trial_that_keeps_killing_its_process_is_given_up(tmp_path: Path) -> None:
+    for _ in range(3):
+        run = Run(tmp_path)
+        asked = run.study.ask()
+        assert asked is not None and asked.number == 0
+        run.die()
+    run = Run(tmp_path)
+    run.go()
+    assert run.study.trials[0].user_attrs["failure"] == "crash"
+    assert [trial.state for trial in run.study.trials] == [TrialState.FAIL] + [TrialState.COMPLETE] * 11
+
+
+def test_stopping_on_request_is_no_cut_off(tmp_path: Path) -> None:
+    for _ in range(5):
+        run = Run(tmp_path)
+        asked = run.study.ask()
+        assert asked is not None
+        run.study.release(asked.number)
+        run.owner.close()
+    run = Run(tmp_path)
+    run.go()
+    assert [trial.state for trial in run.study.trials] == [TrialState.COMPLETE] * 12
+
+
+def test_a_result_that_comes_too_late_changes_nothing(tmp_path: Path) -> None:
+    slow = Run(tmp_path)
+    asked = slow.study.ask()
+    assert asked is not None
+    slow.die()
+    fast = Run(tmp_path)
+    fast.go(1)
+    told = slow.study.tell(asked.number, Evaluation(Metrics("other", top1=1.0, latency_ms=0.0)))
+    assert told.user_attrs["architecture_id"] == asked.architecture.id
+
+
+class Remembers(optuna.samplers.BaseSampler):
+    """A sampler of a user's own that keeps what it is told in memory."""
+
+    def __init__(self) -> None:
+        self.told: list[int] = []
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> dict[str, Any]:
+        return {}
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        return getattr(param_distribution, "low", None) or param_distribution.choices[0]
+
+    def after_trial(self, study: Any, trial: Any, state: Any, values: Any) -> None:
+        self.told.append(trial.number)
+
+
+def test_an_own_sampler_is_made_once_and_told_everything(tmp_path: Path) -> None:
+    made: list[Remembers] = []
+
+    def make(**_: Any) -> Remembers:
+        made.append(Remembers())
+        return made[-1]
+
+    wrapped = TrialSeededSampler(Remembers, make, 0)
+    owner = Owner(tmp_path / "owners")
+    study = Study(open_storage(storage_spec(None, tmp_path)), replace(PLAN, trials=3), ToySpace(), wrapped, owner)
+    while (asked := study.ask()) is not None:
+        study.tell(asked.number, toy_evaluation(asked.architecture))  # type: ignore[arg-type]
+    assert len(made) == 1 and made[0].told == [0, 1, 2] and not wrapped.is_seeded
+
+
 def test_constraints_bound_from_the_right_side(tmp_path: Path) -> None:
     plan = replace(PLAN, constraints={"latency_ms": 600.0, "top1": 0.7})
     run = Run(tmp_path, plan=plan)
@@ -198,6 +274,7 @@ def test_constraints_bound_from_the_right_side(tmp_path: Path) -> None:
         ({"space": {"high": 9}, "train": {"epochs": 3, "precision": "fp32"}}, "space.high was 1000, now 9"),
         ({"space": {"high": 1000}, "train": {"epochs": 4, "precision": "bf16"}}, "train.epochs was 3, now 4; train.precision"),
         ({"space": {"high": 1000}, "train": {"epochs": 3}}, "train.precision was fp32, now unset"),
+        ({"space": {"high": [[1, 2], [3]]}, "train": {"epochs": 3, "precision": "fp32"}}, "space.high.0.0 was unset, now 1"),
     ],
 )
 def test_other_conditions_are_refused(tmp_path: Path, conditions: dict[str, Any], says: str) -> None:

@@ -31,6 +31,7 @@ def test_builds_an_allowed_class_and_nested_ones() -> None:
         "nas.compose.initialize_config_dir",  # a function that ours merely imported
         "nasty.thing",
         "nas",
+        "nas.targets.locate_target",  # our own, but no class
     ],
 )
 def test_refuses_everything_else(target: str) -> None:
@@ -64,6 +65,9 @@ def test_own_module_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ({"_target_": "optuna.samplers.TPESampel"}, "'TPESampler'"),
         ({"_target_": "optuna.samplers.none.TPESampler"}, "cannot be imported"),
         ({"_target_": "optuna.samplers.TPESampler", "n_startup": 3}, "'n_startup_trials'"),
+        ({"_target_": "optuna.samplers.TPESampler", "_partial_": True}, "_partial_"),
+        ({"_target_": "nas.train.datasets.Cifar10", "root": 2024}, r"sampler\.root=2024 cannot be used: it should be text"),
+        ({"_target_": "nas.train.datasets.Cifar10", "download": "flase"}, "download='flase'.*true or false"),
         ({"_target_": "optuna.samplers.NSGAIISampler", "population_size": 1}, "population_size"),
     ],
 )

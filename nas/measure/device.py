@@ -5,6 +5,8 @@ What is measured, and how, is the meters'.
 
 from __future__ import annotations
 
+import gc
+import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.errors import InputError, suggestion
-from nas.measure.fingerprint import DeviceFingerprint, fingerprint, usable_cpus
+from nas.measure.fingerprint import DeviceFingerprint, cgroup_cpus, fingerprint, usable_cpus
 from nas.measure.record import SensorError
 from nas.measure.sensor import open_sensors
 from nas.measure.settings import MeasureConditions, MeasureSettings, Precision
@@ -25,6 +27,7 @@ __all__ = [
     "DeviceFingerprint",
     "example_input",
     "fingerprint",
+    "no_garbage_collection",
     "numeric_context",
     "prepare",
     "resolve_conditions",
@@ -34,6 +37,9 @@ __all__ = [
 ]
 
 NO_CPU_MEMORY = "peak memory is measured on a GPU only: a CPU process shares its heap with everything else in it"
+
+_ENERGY_WINDOW_SECONDS = {"cuda": 5.0, "cpu": 1.0}
+"""A GPU's counter ticks every 20 to 100 ms, RAPL's every ms: a window's edges are then off by 2 % and 0.1 % of it at most."""
 
 _DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -81,14 +87,17 @@ def resolve_conditions(settings: MeasureSettings, device: torch.device) -> Measu
         memory_format="channels_last" if settings.memory_format == "auto" else settings.memory_format,
         threads=_threads(settings.threads) if device.type == "cpu" else None,
         latency_max_seconds=settings.latency_max_seconds,
-        energy_window_seconds=settings.energy_window_seconds,
+        energy_window_seconds=settings.energy_window_seconds or _ENERGY_WINDOW_SECONDS[device.type],
     )
 
 
 def _threads(wanted: int | None) -> int:
-    if wanted is None:
-        return torch.get_num_threads()
     cpus = len(usable_cpus())
+    if (quota := cgroup_cpus()) is not None:
+        # More threads than the quota feeds spend it early in each period and are then stopped until the next.
+        cpus = min(cpus, max(1, math.ceil(quota)))
+    if wanted is None:
+        return min(torch.get_num_threads(), cpus)
     if wanted > cpus:
         raise InputError(f"measure.threads={wanted} is more than the {cpus} CPUs that this process may use; use at most {cpus}")
     return wanted
@@ -119,13 +128,25 @@ def _run_sample(dtype: torch.dtype) -> None:
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardsigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     )
     with torch.inference_mode():
-        sample.eval().to(dtype)(torch.zeros(1, 3, 8, 8, dtype=dtype))
+        _cast(sample.eval(), dtype)(torch.zeros(1, 3, 8, 8, dtype=dtype))
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    model.to(dtype)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.float()
+    return model
 
 
 def prepare(model: nn.Module, conditions: MeasureConditions) -> nn.Module:
-    """Turn ``model`` itself into what is measured: evaluation mode, on the device, its weights in the precision and layout."""
+    """Turn ``model`` itself into what is measured: evaluation mode, on the device, its weights in the precision and layout.
+
+    Batch norms keep their parameters and statistics in fp32 whatever the precision, as mixed precision trains and scores
+    them; their inputs and outputs have the precision.
+    """
     model.requires_grad_(False).eval()
-    model.to(device=conditions.device, dtype=_DTYPES[conditions.precision])
+    _cast(model.to(device=conditions.device), _DTYPES[conditions.precision])
     return model.to(memory_format=_LAYOUTS[conditions.memory_format])
 
 
@@ -159,6 +180,18 @@ def numeric_context(conditions: MeasureConditions) -> Iterator[None]:
         if conditions.device != "cpu":
             stack.enter_context(torch.cuda.device(conditions.device))
         yield
+
+
+@contextmanager
+def no_garbage_collection() -> Iterator[None]:
+    """Keep Python's cyclic collector from running within the block."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 @contextmanager

@@ -158,7 +158,7 @@ def _host_state() -> HostState:
     return HostState(
         cpu=_cpu_model(),
         affinity=usable_cpus(),
-        cgroup_cpus=_cgroup_cpus(),
+        cgroup_cpus=cgroup_cpus(),
         governor=_text(Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")),
         system=platform.platform(),
     )
@@ -179,7 +179,7 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def _cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Return the CPU quota: ``cpu.max`` of cgroup v2, or the ``cpu.cfs_*`` pair of v1 (Linux, admin-guide/cgroup-v2.rst)."""
     v2 = (_text(root / "cpu.max") or "").split()
     v1 = [_text(root / "cpu" / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]

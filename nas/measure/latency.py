@@ -5,26 +5,25 @@ Warming up and stopping are rules of their own, free of clocks and devices. Cond
 
 from __future__ import annotations
 
-import gc
 import logging
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
 
-from nas.measure.device import numeric_context, settle_norms
+from nas.measure.device import no_garbage_collection, numeric_context, settle_norms
 from nas.measure.record import Record
 from nas.measure.settings import MeasureConditions
 
 if TYPE_CHECKING:
     from torch.utils.benchmark import Timer
 
+EventPair = tuple[torch.cuda.Event, torch.cuda.Event]
 StopReason = Literal["converged", "stabilised", "time_limit"]
 
 _CPU_SPREAD = 0.02
@@ -67,7 +66,7 @@ def measure(model: nn.Module, example: Tensor, conditions: MeasureConditions) ->
     A network too slow for the time limit is still sampled 4 times on a CPU and 10 times on a GPU.
     """
     settle_norms(model, example)
-    with numeric_context(conditions), _no_garbage_collection():
+    with numeric_context(conditions), no_garbage_collection():
         if example.device.type == "cpu":
             return _measure_cpu(model, example, conditions)
         return _measure_gpu(model, example, conditions.latency_max_seconds)
@@ -151,25 +150,30 @@ def _noise(means_ms: Sequence[float]) -> float:
 
 def _measure_gpu(model: nn.Module, example: Tensor, max_seconds: float) -> Latency:
     model(example)  # the first pass picks algorithms and fills caches, which tells nothing of the next ones
-    passes = max(1, min(1000, round(1e3 * _GPU_BLOCK_SECONDS / statistics.median(_gpu_times_ms(model, example, 3)))))
-    warm = WarmUp(max_seconds=max_seconds).run(lambda: _gpu_times_ms(model, example, passes), time.perf_counter)
+    first_ms = statistics.median(_gpu_times_ms(model, example, _event_pairs(3)))
+    pairs = _event_pairs(max(1, min(1000, round(1e3 * _GPU_BLOCK_SECONDS / first_ms))))
+    warm = WarmUp(max_seconds=max_seconds).run(lambda: _gpu_times_ms(model, example, pairs), time.perf_counter)
     rule = StoppingRule(max_seconds=max_seconds)
     blocks_ms: list[list[float]] = []
     start = time.perf_counter()
     while (reason := rule.verdict(blocks_ms, time.perf_counter() - start)) is None:
-        blocks_ms.append(_gpu_times_ms(model, example, passes))
+        blocks_ms.append(_gpu_times_ms(model, example, pairs))
     return _summary([sample for block in blocks_ms for sample in block], 1, warm, reason)
 
 
-def _gpu_times_ms(model: nn.Module, example: Tensor, passes: int) -> list[float]:
-    """Time ``passes`` forward passes, each by its own pair of events, with one sync at the end."""
-    starts, ends = ([torch.cuda.Event(enable_timing=True) for _ in range(passes)] for _ in range(2))  # type: ignore[no-untyped-call]
-    for start, end in zip(starts, ends, strict=True):
+def _event_pairs(count: int) -> list[EventPair]:
+    """Make pairs of events, to be recorded anew in each block: making one costs the host as much as a small kernel's launch."""
+    return [(torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)) for _ in range(count)]  # type: ignore[no-untyped-call]
+
+
+def _gpu_times_ms(model: nn.Module, example: Tensor, pairs: Sequence[EventPair]) -> list[float]:
+    """Time one forward pass with each pair of events, with one sync at the end."""
+    for start, end in pairs:
         start.record()
         model(example)
         end.record()
     torch.cuda.synchronize()
-    return [start.elapsed_time(end) for start, end in zip(starts, ends, strict=True)]
+    return [start.elapsed_time(end) for start, end in pairs]
 
 
 def _measure_cpu(model: nn.Module, example: Tensor, conditions: MeasureConditions) -> Latency:
@@ -219,14 +223,3 @@ def _summary(samples_ms: Sequence[float], passes_per_sample: int, warm: bool, st
     at = torch.tensor([0.05, 0.25, 0.5, 0.75, 0.95], dtype=torch.float64)
     p5, p25, p50, p75, p95 = torch.tensor(samples_ms, dtype=torch.float64).quantile(at).tolist()
     return Latency(p50, p75 - p25, p5, p95, tuple(samples_ms), passes_per_sample, warm, stop_reason)
-
-
-@contextmanager
-def _no_garbage_collection() -> Iterator[None]:
-    collecting = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if collecting:
-            gc.enable()

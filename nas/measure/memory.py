@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from nas.measure.device import NO_CPU_MEMORY, numeric_context
+from nas.measure.device import NO_CPU_MEMORY, no_garbage_collection, numeric_context
 from nas.measure.nvml import open_gpu
 from nas.measure.record import Record, SensorError
 from nas.measure.settings import MeasureConditions
-
-_GRAIN_BYTES = 512
-"""The allocator gives out multiples of this (c10/cuda/CUDACachingAllocator, ``kMinBlockSize``)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +20,8 @@ class Memory(Record):
     """Memory of one forward pass of a whole batch (MB = 10^6 bytes).
 
     Attributes:
-        peak_memory_mb: Highest memory in use by the network, its input and its activations, or ``None``; what else the process
-            keeps on the device, such as a data set, is subtracted.
+        peak_memory_mb: Highest memory asked for by the network, its input and its activations, or ``None``; what else the
+            process keeps on the device, such as a data set, is subtracted, and so is the allocator's rounding.
         reason: Why ``peak_memory_mb`` is ``None``; ``None`` if it was measured.
         reserved_mb: Most that torch's allocator held for the whole process meanwhile.
         process_mb: All that the process holds by NVML's count, CUDA context included; ``None`` where NVML does not tell.
@@ -42,17 +40,22 @@ def measure(model: nn.Module, example: Tensor, conditions: MeasureConditions) ->
     device = example.device
     if device.type == "cpu":
         return Memory(None, NO_CPU_MEMORY, None, None, NO_CPU_MEMORY)
-    with numeric_context(conditions):
+    if torch.cuda.get_allocator_backend() != "native":
+        reason = "torch counts the bytes that were asked for in its native allocator only (PYTORCH_CUDA_ALLOC_CONF)"
+        return Memory(None, reason, None, None, reason)
+    # A collection in between would free what others left behind, and it would be taken for the network's.
+    with numeric_context(conditions), no_garbage_collection():
         model(example)  # picks algorithms, whose trial runs take memory that later passes do not need
         torch.cuda.synchronize()
         torch.cuda.empty_cache()
-        others_bytes = torch.cuda.memory_allocated(device) - _own_bytes(model, example)
+        others_bytes = _requested_bytes(device, "current") - _own_bytes(model, example)
         torch.cuda.reset_peak_memory_stats(device)
         model(example)
         torch.cuda.synchronize()
+        peak_bytes = _requested_bytes(device, "peak")
     process_mb, process_reason = _process_mb(device)
     return Memory(
-        peak_memory_mb=(torch.cuda.max_memory_allocated(device) - others_bytes) / 1e6,
+        peak_memory_mb=(peak_bytes - others_bytes) / 1e6,
         reason=None,
         reserved_mb=torch.cuda.max_memory_reserved(device) / 1e6,
         process_mb=process_mb,
@@ -63,7 +66,12 @@ def measure(model: nn.Module, example: Tensor, conditions: MeasureConditions) ->
 def _own_bytes(model: nn.Module, example: Tensor) -> int:
     tensors = itertools.chain(model.parameters(), model.buffers(), (example,))
     storages = {storage.data_ptr(): storage.nbytes() for storage in (tensor.untyped_storage() for tensor in tensors)}
-    return sum(-(-nbytes // _GRAIN_BYTES) * _GRAIN_BYTES for nbytes in storages.values())
+    return sum(storages.values())
+
+
+def _requested_bytes(device: torch.device, which: Literal["current", "peak"]) -> int:
+    # What was asked for, before the allocator rounds it up: bytes in use depend on how blocks happen to be split.
+    return int(torch.cuda.memory_stats(device)[f"requested_bytes.all.{which}"])
 
 
 def _process_mb(device: torch.device) -> tuple[float | None, str | None]:

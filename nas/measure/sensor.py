@@ -56,6 +56,8 @@ def open_sensors(device: torch.device) -> Iterator[Sensors]:
         yield Sensors((Sensor("rapl", "counter", rapl.open_packages().read_j),), check=lambda: None)
         return
     with open_gpu(device) as gpu:
+        # Without a context NVML does not list this process, and the only one listed could not be told from it.
+        _hold_context(device)
         _refuse_shared(gpu)
         candidates = (
             Sensor("nvml_counter", "counter", gpu.energy_j),
@@ -63,6 +65,10 @@ def open_sensors(device: torch.device) -> Iterator[Sensors]:
             Sensor("nvml_power", "power", gpu.power_w),
         )
         yield Sensors(_answering(candidates), check=lambda: _refuse_shared(gpu))
+
+
+def _hold_context(device: torch.device) -> None:
+    torch.zeros(1, device=device)
 
 
 def _answering(candidates: tuple[Sensor, ...]) -> tuple[Sensor, ...]:

@@ -35,10 +35,10 @@ class EpochPlan:
         )
 
     def to(self, device: torch.device) -> Self:
-        """Return the plan on ``device``."""
-        shift = None if self.shift is None else self.shift.to(device)
-        mirrored = None if self.mirrored is None else self.mirrored.to(device)
-        return type(self)(self.order.to(device), shift, mirrored)
+        """Return the plan on ``device``; a GPU's copy is queued and not waited for."""
+        shift = None if self.shift is None else self.shift.to(device, non_blocking=True)
+        mirrored = None if self.mirrored is None else self.mirrored.to(device, non_blocking=True)
+        return type(self)(self.order.to(device, non_blocking=True), shift, mirrored)
 
 
 def step_shape(images: int, batch_size: int) -> tuple[int, int]:

@@ -211,7 +211,7 @@ class TrainBatches:
     def __iter__(self) -> Iterator[Batch]:
         bundle, settings = self.bundle, self.bundle.settings
         plan = plan_epoch(bundle.sizes["train"], self.batch_size, self.epoch, self.seed, settings.crop_padding, settings.flip)
-        labels = bundle.train_labels[plan.order.to(bundle.device)]
+        labels = bundle.train_labels[plan.order.to(bundle.device, non_blocking=True)]
         for step, images in enumerate(bundle.store.training(plan)):
             yield bundle.normalised(images), labels[step]
 

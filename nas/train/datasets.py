@@ -12,7 +12,7 @@ import logging
 import os
 import socket
 import urllib.error
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -403,7 +403,7 @@ def _load_cifar(name: str, cls: Any, root: str, download: bool) -> Dataset:
                 f"data.root={root!r} holds no intact {name} and {cls.url} could not be downloaded ({reason}): "
                 f"check the network, or {own}."
             ) from None
-        damaged = archive.exists() or (folder / cls.base_folder).exists()
+        damaged = _exists(archive) or _exists(folder / cls.base_folder)
         state = f"damaged {name} files" if damaged else f"no {name}"
         raise InputError(f"data.root={root!r} holds {state}: set data.download=true, or {own}.") from None
 
@@ -414,6 +414,11 @@ def _load_cifar(name: str, cls: Any, root: str, download: bool) -> Dataset:
     classes = tuple(str(c) for c in parts["train"].classes)
     train, test = pool("train"), pool("test")
     return Dataset(name, classes, train, test, _digest_pools(classes, train, test), "as published")
+
+
+def _exists(path: Path) -> bool:
+    # Path.exists and Path.is_dir raise PermissionError before Python 3.14 where a folder above may not be searched.
+    return os.path.exists(path)
 
 
 def _matches(path: Path, md5: str) -> bool:
@@ -437,9 +442,9 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
 
 
 def _find_parts(root: Path, given: str) -> dict[str, dict[str, list[Path]]]:
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise InputError(
-            f"data.root={given!r} is not a folder: name one that holds <class>/ or train/<class>/ folders of images."
+            f"data.root={given!r} is not a folder that can be read: name one that holds <class>/ or train/<class>/ folders of images."
         )
     folders: dict[str, dict[str, Path]]
     try:
@@ -516,7 +521,7 @@ def _decoded(files: Sequence[tuple[Path, int]], size: int, mode: Mode) -> Iterat
 
 def _small(files: Sequence[tuple[Path, int]]) -> bool:
     # Opening a small file is Python's work, under its global lock: threads only get in each other's way.
-    sizes = [path.stat().st_size for path, _ in files[:_CHUNK] if path.exists()]
+    sizes = [path.stat().st_size for path, _ in files[:_CHUNK] if _exists(path)]
     return sum(sizes) < _SMALL_FILE * len(sizes)
 
 
@@ -578,9 +583,3 @@ def _formats() -> tuple[str, ...]:
 
     Image.init()
     return tuple(name for name in _FORMATS if name in Image.OPEN)
-
-
-def class_counts(labels: Tensor, classes: Iterable[str]) -> dict[str, int]:
-    """Return how many images each class has."""
-    names = tuple(classes)
-    return dict(zip(names, torch.bincount(labels, minlength=len(names)).tolist(), strict=True))

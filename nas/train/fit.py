@@ -18,7 +18,7 @@ from torch import nn
 
 from nas.errors import InputError
 from nas.train.data import DataBundle, indexed
-from nas.train.recipe import TrainingDiverged, place, score
+from nas.train.recipe import TrainingDiverged, ieee_fp32, place, score
 from nas.train.settings import NumericFormat, TrainSettings
 
 __all__ = ["TrainResult", "TrainingDiverged", "fit"]
@@ -95,7 +95,7 @@ def fit(
         raise ValueError(f"the data is on {bundle.device} and the training on {device}")
     until = settings.epochs if until_epoch is None else until_epoch
     identity = _identity(bundle, settings, numeric, seed)
-    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []):
+    with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []), ieee_fp32():
         place(model, numeric, device)
         model.train()
         module = BriefModule(

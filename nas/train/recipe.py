@@ -5,8 +5,8 @@ Nesterov SGD, one-cycle learning rate, label smoothing, no decay on norms and bi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -74,6 +74,20 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.SGD
 def place(model: nn.Module, numeric: NumericFormat, device: torch.device) -> None:
     """Move a model to a device and its weights to the layout, in place."""
     model.to(device=device, memory_format=_MEMORY_FORMATS[numeric.memory_format])  # type: ignore[call-overload]
+
+
+@contextmanager
+def ieee_fp32() -> Iterator[None]:
+    """Let fp32 be fp32 on a GPU within the block: torch's default runs convolutions in TF32. What was set comes back."""
+    flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
+    before = [flag.fp32_precision for flag in flags]
+    try:
+        for flag in flags:
+            flag.fp32_precision = "ieee"
+        yield
+    finally:
+        for flag, value in zip(flags, before, strict=True):
+            flag.fp32_precision = value
 
 
 def train_step(

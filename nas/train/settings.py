@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Interval, Lt
 
 Fraction = Annotated[float, Gt(0), Lt(1)]
+_FINITE = Lt(math.inf)
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class TrainSettings:
 
     epochs: Annotated[int, Ge(1)] = 8
     batch_size: Annotated[int, Ge(2)] = 512
-    peak_lr: Annotated[float, Gt(0)] = 0.4
+    peak_lr: Annotated[float, Gt(0), _FINITE] = 0.4
     momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Ge(0)] = 5e-4
+    weight_decay: Annotated[float, Ge(0), _FINITE] = 5e-4
     label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.1
     warmup_fraction: Fraction = 0.25
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -60,5 +62,5 @@ class DataSettings:
     validation_fraction: Fraction = 0.2
     crop_padding: Annotated[int, Ge(0)] = 0
     flip: bool = False
-    resident_budget_mb: Annotated[float, Ge(0)] = 2048.0
+    resident_budget_mb: Annotated[float, Ge(0), _FINITE] = 2048.0
     workers: Annotated[int, Ge(0)] = 2

@@ -6,7 +6,7 @@ import pytest
 import torch
 from simulated import UUID, PowercapTree, SimulatedBoard, SimulatedNvml
 
-from nas.measure import fingerprint, nvml, rapl
+from nas.measure import fingerprint, nvml, rapl, sensor
 
 
 @pytest.fixture
@@ -17,6 +17,7 @@ def board(monkeypatch: pytest.MonkeyPatch) -> SimulatedBoard:
     driver.install(monkeypatch)
     for module in (nvml, fingerprint):
         monkeypatch.setattr(module, "cuda_uuid", lambda device: UUID)
+    monkeypatch.setattr(sensor, "_hold_context", lambda device: None)
     return mine
 
 

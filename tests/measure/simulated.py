@@ -108,6 +108,7 @@ class SimulatedStream:
         self.busy_until_s = 0.0
         self.idle_s = 0.0
         self.passes = 0
+        self.events = 0
 
     def install(self, monkeypatch: pytest.MonkeyPatch, module: Any) -> None:
         stream = self
@@ -115,6 +116,7 @@ class SimulatedStream:
         class Event:
             def __init__(self, enable_timing: bool = False) -> None:
                 self.enable_timing = enable_timing
+                stream.events += 1
 
             def record(self) -> None:
                 self.at_s = max(stream.busy_until_s, stream.now_s)

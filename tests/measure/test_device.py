@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import json
+import math
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +15,7 @@ from torch import nn
 
 from nas.errors import InputError
 from nas.measure import device
-from nas.measure.fingerprint import DeviceFingerprint, _cgroup_cpus
+from nas.measure.fingerprint import DeviceFingerprint, cgroup_cpus
 from nas.measure.settings import MeasureSettings
 
 CPU = torch.device("cpu")
@@ -60,7 +62,25 @@ def test_conditions_on_a_cpu() -> None:
     conditions = device.resolve_conditions(MeasureSettings(batch_size=4, threads=1), CPU)
     assert (conditions.device, conditions.batch_size, conditions.threads) == ("cpu", 4, 1)
     assert (conditions.precision, conditions.memory_format) == ("fp32", "channels_last")
-    assert device.resolve_conditions(MeasureSettings(), CPU).threads == torch.get_num_threads()
+    assert conditions.energy_window_seconds == 1.0
+    assert device.resolve_conditions(MeasureSettings(energy_window_seconds=3.0), CPU).energy_window_seconds == 3.0
+
+
+@pytest.mark.parametrize(
+    ("torchs", "usable", "quota", "threads"),
+    [(4, 8, None, 4), (8, 4, None, 4), (8, 8, 1.5, 2), (8, 8, 0.2, 1), (2, 8, 4.0, 2), (8, 3, 4.0, 3)],
+)
+def test_threads_are_no_more_than_affinity_and_quota_feed(
+    monkeypatch: pytest.MonkeyPatch, torchs: int, usable: int, quota: float | None, threads: int
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: torchs)
+    monkeypatch.setattr(device, "usable_cpus", lambda: tuple(range(usable)))
+    monkeypatch.setattr(device, "cgroup_cpus", lambda: quota)
+    assert device.resolve_conditions(MeasureSettings(), CPU).threads == threads
+    limit = min(usable, math.ceil(quota) if quota else usable)
+    assert device.resolve_conditions(MeasureSettings(threads=limit), CPU).threads == limit
+    with pytest.raises(InputError, match=rf"measure\.threads={limit + 1} .*at most {limit}"):
+        device.resolve_conditions(MeasureSettings(threads=limit + 1), CPU)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +98,7 @@ def test_precision_on_a_gpu(
     pretend_board(monkeypatch, capability, bf16)
     conditions = device.resolve_conditions(MeasureSettings(precision=wanted), cuda)  # type: ignore[arg-type]
     assert (conditions.precision, conditions.threads, conditions.device) == (got, None, "cuda:0")
+    assert conditions.energy_window_seconds == 5.0
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
@@ -109,8 +130,9 @@ def test_precision_that_a_cpu_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "trace" not in str(caught.value)
 
 
-def test_more_threads_than_cpus() -> None:
-    many = len(os.sched_getaffinity(0)) + 1
+def test_more_threads_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = 1 + len(os.sched_getaffinity(0))
+    monkeypatch.setattr(device, "cgroup_cpus", lambda: None)
     with pytest.raises(InputError, match=rf"measure\.threads={many} .*at most {many - 1}"):
         device.resolve_conditions(MeasureSettings(threads=many), CPU)
 
@@ -122,7 +144,9 @@ def test_model_and_input_are_in_the_conditions_format(precision: str) -> None:
     x = device.example_input((3, 8, 8), conditions)
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     assert not any(module.training for module in model.modules())
-    assert {tensor.dtype for tensor in (x, *model.parameters())} == {dtype}
+    assert {tensor.dtype for tensor in (x, *model[0].parameters())} == {dtype}
+    # As mixed precision trains and scores them.
+    assert {tensor.dtype for tensor in (*model[1].parameters(), model[1].running_mean)} == {torch.float32}
     assert x.shape == (2, 3, 8, 8)
     assert x.is_contiguous(memory_format=torch.channels_last)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -131,6 +155,24 @@ def test_model_and_input_are_in_the_conditions_format(precision: str) -> None:
     state = torch.get_rng_state()
     assert torch.equal(device.example_input((3, 8, 8), conditions), x)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
+def test_bf16_network_computes_what_autocast_scores(memory_format: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8)).eval()
+    for norm in (model[1], model[4]):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    settings = MeasureSettings(batch_size=4, precision="bf16", memory_format=memory_format)  # type: ignore[arg-type]
+    conditions = device.resolve_conditions(settings, CPU)
+    x = device.example_input((3, 12, 12), conditions)
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+        scored = model(x.float())
+    with device.numeric_context(conditions):
+        timed = device.prepare(copy.deepcopy(model), conditions)(x)
+    assert timed.dtype == scored.dtype == torch.bfloat16
+    torch.testing.assert_close(timed.float(), scored.float(), rtol=0, atol=float(scored.abs().max()) / 128)
 
 
 def flags() -> tuple[object, ...]:
@@ -256,7 +298,7 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cpus: float | None)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
-    assert _cgroup_cpus(tmp_path) == cpus
+    assert cgroup_cpus(tmp_path) == cpus
 
 
 def test_availability_on_a_cpu(powercap: PowercapTree) -> None:

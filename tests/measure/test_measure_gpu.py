@@ -43,11 +43,13 @@ def test_latency_agrees_with_torchs_timer(held: device.MeasureConditions) -> Non
 
 
 def test_work_scales_with_the_batch() -> None:
+    # In fp32 and at batches that fill any board for milliseconds: launches and partly filled waves no longer count.
     times = {}
-    for batch in (64, 128):
-        held = device.resolve_conditions(MeasureSettings(batch_size=batch), device.resolve_device("cuda"))
+    for batch in (256, 512):
+        settings = MeasureSettings(batch_size=batch, precision="fp32")
+        held = device.resolve_conditions(settings, device.resolve_device("cuda"))
         times[batch] = latency.measure(device.prepare(network(), held), device.example_input(SHAPE, held), held).median_ms
-    assert times[128] / times[64] == pytest.approx(2, rel=0.15)
+    assert times[512] / times[256] == pytest.approx(2, rel=0.15)
 
 
 def test_peak_memory_is_what_the_largest_layer_holds_whatever_else_is_there() -> None:
@@ -85,7 +87,10 @@ def test_counting_leaves_the_gpu_alone() -> None:
 
 
 def test_flags_are_restored() -> None:
-    held = device.resolve_conditions(MeasureSettings(precision="tf32"), device.resolve_device("cuda"))
+    try:
+        held = device.resolve_conditions(MeasureSettings(precision="tf32"), device.resolve_device("cuda"))
+    except InputError as lack:
+        pytest.skip(str(lack))
     before = torch.backends.cudnn.conv.fp32_precision, torch.backends.cuda.matmul.fp32_precision
     with device.numeric_context(held):
         assert torch.backends.cudnn.conv.fp32_precision == "tf32"

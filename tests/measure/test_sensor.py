@@ -131,6 +131,18 @@ def test_foreign_processes(
             methods(cuda)
 
 
+def test_own_context_is_there_before_others_are_looked_for(
+    monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard, cuda: torch.device
+) -> None:
+    """Under a container's numbering the one process listed is this one only if it holds a context."""
+    held: list[torch.device] = []
+    monkeypatch.setattr("nas.measure.sensor._hold_context", held.append)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: held == [cuda])
+    board.processes = [(1, 1)]
+    assert methods(cuda)
+    assert held == [cuda]
+
+
 def test_process_that_comes_later_is_noticed(board: SimulatedBoard, cuda: torch.device) -> None:
     with open_sensors(cuda) as sensors:
         sensors.check()

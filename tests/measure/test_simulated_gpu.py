@@ -17,6 +17,8 @@ def test_each_pass_is_timed_by_its_own_events(monkeypatch: pytest.MonkeyPatch) -
     assert (result.stop_reason, result.warm, result.passes_per_sample) == ("converged", True, 1)
     assert result.samples_ms == pytest.approx([3.0] * len(result.samples_ms))
     assert (result.median_ms, result.iqr_ms) == (pytest.approx(3.0), pytest.approx(0.0, abs=1e-9))
+    # Three pairs of events to learn how long a pass takes, then one block's pairs, used again and again.
+    assert stream.events == 2 * (3 + round(0.05 / 0.003)) < len(result.samples_ms)
     # Half a second of warming up, half a second of samples.
     assert stream.now_s == pytest.approx(1.05, abs=0.1)
 

@@ -19,9 +19,9 @@ from search_spaces.base import (
     SearchSpace,
     SpaceError,
     Trial,
-    check_buildable,
     from_yaml,
     operations_id,
+    sample_buildable,
     to_yaml,
 )
 from search_spaces.dense import DenseSpace
@@ -83,7 +83,7 @@ def test_our_spaces_and_a_users_own_keep_to_the_protocols() -> None:
         architecture = space.suggest(RandomTrial(0))
         assert isinstance(architecture, Architecture)
         assert from_yaml(space, to_yaml(architecture)) == architecture
-        check_buildable(space, (3, 8, 8), 10)
+        sample_buildable(space, (3, 8, 8), 10)
 
 
 @pytest.mark.parametrize(("space", "family"), [(OSASpace, osa), (DenseSpace, dense)])
@@ -187,16 +187,16 @@ def test_a_random_trial_draws_uniformly_keeps_its_answers_and_repeats_by_seed() 
 def test_a_space_with_more_down_samplings_than_pixels_is_refused(downsample: str) -> None:
     space = OSASpace(stages=[7, 8], downsample=downsample, layers=[1, 2])
     with pytest.raises(SpaceError) as caught:
-        check_buildable(space, (3, 32, 32), 10)
+        sample_buildable(space, (3, 32, 32), 10)
     assert "32x32 input" in str(caught.value)
     assert "allow fewer down-samplings" in str(caught.value)
-    check_buildable(space, (3, 128, 128), 10)
+    sample_buildable(space, (3, 128, 128), 10)
 
 
 def test_the_reason_that_a_forward_pass_gave_is_told() -> None:
     with pytest.raises(SpaceError, match=r"none of 1 random architectures .* 3x5 input .*Output size is too small"):
-        check_buildable(DenseSpace(stages=3, layers=1), (1, 3, 5), 10, tries=3)
+        sample_buildable(DenseSpace(stages=3, layers=1), (1, 3, 5), 10, tries=3)
 
 
 def test_one_architecture_that_fits_is_enough() -> None:
-    check_buildable(OSASpace(stages={"low": 1, "high": 8}), (1, 4, 4), 10)
+    sample_buildable(OSASpace(stages={"low": 1, "high": 8}), (1, 4, 4), 10)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import hashlib
 import io
 import logging
+import os
 import pickle
 import shutil
 import tarfile
@@ -311,7 +312,7 @@ def test_a_class_of_bad_images_only(image_folder) -> None:
 @pytest.mark.parametrize(
     ("layout", "message"),
     [
-        ({}, "is not a folder"),
+        ({}, "is not a folder that can be read"),
         ({"": 3}, "no class folders"),
         ({"a": 3}, r"one class only \('a'\)"),
         ({"a": 3, "b": 0}, "'b' of its train part holds no image"),
@@ -327,6 +328,22 @@ def test_folders_that_cannot_be_used(image_folder, tmp_path: Path, layout: dict[
     with pytest.raises(InputError, match=message) as caught:
         ImageFolder(str(tmp_path / "images"), 8).load()
     assert str(caught.value).startswith("data.root=") and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [ImageFolder, Cifar10])
+def test_a_place_that_may_not_be_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: type) -> None:
+    stat = os.stat
+
+    def as_a_user(path: object, *args: object, **kwargs: object) -> os.stat_result:
+        if str(path).startswith(str(tmp_path / "closed" / "inside")):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, *args, **kwargs)  # type: ignore[call-overload]
+
+    # Tests may run as root, who may look everywhere.
+    monkeypatch.setattr(os, "stat", as_a_user)
+    options = {"image_size": 8} if kind is ImageFolder else {"download": False}
+    with pytest.raises(InputError, match=r"data\.root=.*inside"):
+        kind(root=str(tmp_path / "closed" / "inside"), **options).load()
 
 
 def test_other_files_and_folders(image_folder, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -19,7 +20,7 @@ from nas.errors import InputError
 from nas.train.augment import derive_seed
 from nas.train.datasets import Digits
 from nas.train.fit import TrainingDiverged, TrainResult, fit
-from nas.train.recipe import learning_rate, make_optimizer, place, score, train_step
+from nas.train.recipe import ieee_fp32, learning_rate, make_optimizer, place, score, train_step
 from nas.train.settings import NumericFormat, TrainSettings
 
 FP32 = NumericFormat("fp32", "contiguous")
@@ -376,6 +377,33 @@ def test_bf16_keeps_weights_and_statistics_in_fp32(make_model, make_bundle) -> N
     assert conv.is_contiguous(memory_format=torch.channels_last) and not conv.is_contiguous()
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_fp32_is_ieee_while_training_and_scoring(make_model, make_bundle, fails: bool) -> None:
+    flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    seen: set[tuple[bool, str, str]] = set()
+
+    class Looks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = make_model()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            seen.add((self.training, *(flag.fp32_precision for flag in flags)))
+            if fails:
+                raise KeyError("deep inside")
+            return self.model(x)
+
+    before = [flag.fp32_precision for flag in flags]
+    with pytest.raises(KeyError) if fails else contextlib.nullcontext():
+        run(Looks(), make_bundle(), replace(RECIPE, epochs=1))
+    assert seen == {(True, "ieee", "ieee")} | (set() if fails else {(False, "ieee", "ieee")})
+    assert [flag.fp32_precision for flag in flags] == before
+    # The older switches, which Lightning reads, refuse to be read where old and new ways are mixed.
+    with ieee_fp32():
+        assert torch.get_float32_matmul_precision() == "highest"
+    assert isinstance(torch.backends.cuda.matmul.allow_tf32, bool)
+
+
 def test_streamed_training_is_resident_training(make_model, make_bundle) -> None:
     a, b = make_model(), make_model()
     run(a, make_bundle(crop_padding=1, flip=True))
@@ -385,19 +413,28 @@ def test_streamed_training_is_resident_training(make_model, make_bundle) -> None
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
-def test_gpu_fit_stays_on_the_gpu_and_never_waits_within_an_epoch(make_bundle, make_model) -> None:
+def test_gpu_fit_stays_on_the_gpu_and_never_waits_within_an_epoch(
+    make_bundle, make_model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from nas.train.module import BriefModule
+
     bundle = make_bundle(device="cuda", crop_padding=1, flip=True)
     model = make_model()
     numeric = NumericFormat("bf16", "channels_last")
-    place(model, numeric, bundle.device)
-    optimizer = make_optimizer(model, RECIPE)
-    batches = list(bundle.train_batches(16, 0, 0))
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        for x, y in batches:
-            train_step(model, optimizer, x, y, 0.1, RECIPE, numeric)
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+    training_step, stretches = BriefModule.training_step, 0
+
+    def without_waiting(module: BriefModule, *arguments) -> None:
+        nonlocal stretches
+        stretches += 1
+        # Whatever makes the host wait for the device raises: the steps, and the batches that they draw on the way.
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            training_step(module, *arguments)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+    monkeypatch.setattr(BriefModule, "training_step", without_waiting)
     result = fit(model, bundle, RECIPE, numeric, "cuda", 0, keep_state=True)
+    assert stretches >= RECIPE.epochs
     assert next(model.parameters()).device == bundle.device and math.isfinite(result.validation_loss)
     assert math.isfinite(fit(make_model(), bundle, RECIPE, numeric, "cuda", 0, resume=result.state).top1)

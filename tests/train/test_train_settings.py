@@ -1,0 +1,21 @@
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+from typing import Any
+
+import pytest
+
+from nas.train.settings import DataSettings, TrainSettings
+
+NUMBERS = [(kind, f.name) for kind in (TrainSettings, DataSettings) for f in fields(kind) if isinstance(f.default, float)]
+
+
+@pytest.mark.parametrize(("kind", "key"), NUMBERS)
+@pytest.mark.parametrize("value", [math.inf, math.nan, -1.0])
+def test_numbers_are_finite(kind: type[Any], key: str, value: float) -> None:
+    pydantic: Any = pytest.importorskip("pydantic")
+    check = pydantic.TypeAdapter(kind)
+    assert check.validate_python({key: 0.5}) == kind(**{key: 0.5})
+    with pytest.raises(pydantic.ValidationError, match=key):
+        check.validate_python({key: value})
