@@ -9,6 +9,7 @@ from typing import Protocol
 from optuna.trial import FrozenTrial
 
 from nas.engine import Engine
+from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest
 from nas.interrupt import Interrupted, InterruptGate
 from nas.study import Asked, Study
@@ -56,7 +57,7 @@ def run(
                 try:
                     with gate.interruptible():
                         future = engine.submit(asked.number, request_for(asked), observer.stage)
-                except Interrupted:
+                except (Interrupted, InputError):
                     study.release(asked.number)
                     raise
                 pending[future] = asked.number

@@ -121,6 +121,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             device=str(device),
             seed=config.seed,
             with_energy=config.measure.energy,
+            required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
         )
 
     return Prepared(plan, space, sampler, spec, run_dir, request_for, tuple(notes))

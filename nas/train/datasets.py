@@ -444,7 +444,8 @@ def _connect_timeout(seconds: float) -> Iterator[None]:
 def _find_parts(root: Path, given: str) -> dict[str, dict[str, list[Path]]]:
     if not os.path.isdir(root):
         raise InputError(
-            f"data.root={given!r} is not a folder that can be read: name one that holds <class>/ or train/<class>/ folders of images."
+            f"data.root={given!r} is not a folder that can be read: name one that holds <class>/ or train/<class>/ folders "
+            "of images."
         )
     folders: dict[str, dict[str, Path]]
     try:
