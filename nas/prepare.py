@@ -245,7 +245,7 @@ def _conditions(
 
 def _describe_device(device: DeviceFingerprint, numeric: NumericFormat, how: Mapping[str, Any]) -> str:
     agreed = device.agreed
-    threads = f", {agreed.threads} threads" if agreed.threads else ""
+    threads = f", {agreed.threads} thread{'s' * (agreed.threads > 1)}" if agreed.threads else ""
     return (
         f"device: {agreed.kind}, {agreed.name}{threads}; training in {numeric.precision} {numeric.memory_format} "
         f"({how['reason']})"
