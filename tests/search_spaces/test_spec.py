@@ -6,6 +6,7 @@ from typing import Any
 
 import optuna
 import pytest
+from omegaconf import OmegaConf
 
 from search_spaces.base import RandomTrial, SpaceError
 from search_spaces.dense import DenseSpace
@@ -117,9 +118,8 @@ def test_an_optuna_trial_is_asked_without_a_warning(recwarn: pytest.WarningsReco
 
 
 def test_containers_may_be_omegaconfs() -> None:
-    omegaconf = pytest.importorskip("omegaconf")
     written = {"stem": {"width": [8, 16]}, "layers": {"each": [3, 5]}, "conv_channels": {"low": 8, "high": 9}}
-    assert asked(OSASpace(**omegaconf.OmegaConf.create(written))) == asked(OSASpace(**written))
+    assert asked(OSASpace(**OmegaConf.create(written))) == asked(OSASpace(**written))
 
 
 @pytest.mark.parametrize(
