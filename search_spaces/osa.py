@@ -276,10 +276,14 @@ _WIDE = (256, 512, 768, 1024)
 # V1 (table 1 of the paper) as timm builds it, without shortcuts; V2 with timm's eSE in the last module of each stage.
 # osa_densenet40 is the paper's CIFAR network: DenseNet-40 with each dense block replaced by a module of five layers of 43
 # channels. The module's output takes the width that the dense block had, and a max-pool the place of the transition.
+# *_bottleneck are ours, to show what bottlenecks cost: each 3×3 stands behind a 1×1 of half its channels.
 PRESETS: dict[str, Architecture] = {
     "vovnet27_slim": _vovnet(_SLIM, (128, 256, 384, 512), (1, 1, 1, 1)),
     "vovnet39": _vovnet(_FULL, _WIDE, (1, 1, 2, 2)),
     "vovnet57": _vovnet(_FULL, _WIDE, (1, 1, 4, 3)),
+    "vovnet27_slim_bottleneck": _vovnet(_SLIM, (128, 256, 384, 512), (1, 1, 1, 1), bottleneck=True),
+    "vovnet39_bottleneck": _vovnet(_FULL, _WIDE, (1, 1, 2, 2), bottleneck=True),
+    "vovnet57_bottleneck": _vovnet(_FULL, _WIDE, (1, 1, 4, 3), bottleneck=True),
     "ese_vovnet19b_slim_dw": _vovnet(_SLIM, (112, 256, 384, 512), (1, 1, 1, 1), _NARROW, layers=3, depthwise=True, **_V2),
     "ese_vovnet19b_dw": _vovnet(_FULL, _WIDE, (1, 1, 1, 1), _NARROW, layers=3, depthwise=True, **_V2),
     "ese_vovnet19b_slim": _vovnet(_SLIM, (112, 256, 384, 512), (1, 1, 1, 1), layers=3, **_V2),

@@ -8,20 +8,24 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch._ops import OpOverload
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.errors import RunError
+from nas.measure.operations import Operations, shape_only
 from nas.measure.record import Record
+
+# Up to here a real pass on one core takes some hundredths of a second; torch's shape-only kernels are Python and take longer.
+_QUICKLY_RUN = 4e9
+_NAMED_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -36,6 +40,7 @@ class LayerCost(Record):
         params: Weights and biases of the layer.
         mult_adds: Multiply-accumulates; a bias costs none.
         mem_access: Elements read and written (see ``Complexity``); defined for convolutions only, else ``None``.
+        mem_access_bound: The least that ``mem_access`` could be at equal multiply-adds and weights; ``None`` where that is.
     """
 
     name: str
@@ -45,6 +50,7 @@ class LayerCost(Record):
     params: int
     mult_adds: int
     mem_access: int | None
+    mem_access_bound: float | None
 
 
 @dataclass(frozen=True)
@@ -57,6 +63,9 @@ class Complexity(Record):
         flops: ``2 * mult_adds``.
         mem_access: Sum over all convolutions of ``h_in w_in c_in + h_out w_out c_out + k^2 c_in c_out / groups``, in elements
             (memory access cost: Ma et al. 2018, arXiv 1807.11164, eq. 1; Lee et al. 2019, arXiv 1904.09730).
+        mem_access_bound: Sum over all convolutions of ``2 sqrt(h_in w_in c_in * h_out w_out c_out) + k^2 c_in c_out / groups``,
+            in elements: by the inequality of arithmetic and geometric means no choice of ``c_in`` and ``c_out`` with the same
+            product goes below, and at stride 1 ``c_in = c_out`` reaches it (the papers' bound: there, eq. 2).
         layers: Every call of a convolution or linear layer, in the order of execution.
         uncounted: Names of the other operations that ran; they cost time and are in none of the figures above.
     """
@@ -65,78 +74,121 @@ class Complexity(Record):
     mult_adds: int
     flops: int
     mem_access: int
+    mem_access_bound: float
     layers: tuple[LayerCost, ...]
     uncounted: tuple[str, ...]
+
+    @property
+    def mem_access_over_bound(self) -> float | None:
+        """How far the network is from the least memory access for its work: 1 is the optimum; ``None`` without convolutions."""
+        return self.mem_access / self.mem_access_bound if self.mem_access_bound else None
 
 
 def count(model: nn.Module, input_shape: tuple[int, int, int]) -> Complexity:
     """Count ``model`` on one image of ``input_shape`` (channels, height, width); the model itself is left as it is.
 
-    Runs on a shape-only copy where the network allows it, and on a CPU copy otherwise.
+    Runs on a CPU copy where that is quick, on a shape-only copy otherwise, and on a CPU copy again where a network cannot run
+    shape-only. A network on the meta device is always counted by shapes.
 
     Raises:
-        RunError: thop, torch's FlopCounterMode and the closed form differ; the message gives the three figures and the place.
+        RunError: thop, torch's FlopCounterMode and the closed form differ in a layer, or weights are applied outside
+            convolution and linear modules; the message names the places with the three figures.
     """
     # torch takes fused paths, which hide operations from the counters, where no gradient can be asked for.
     with torch.inference_mode(False), torch.enable_grad():
-        try:
-            return _count(_replica(model, "meta"), torch.zeros(1, *input_shape, device="meta"))
-        except RunError:
-            raise
-        except Exception:  # noqa: BLE001 - a network that looks at values cannot run shape-only; a broken one fails again here
-            return _count(_replica(model, "cpu"), torch.zeros(1, *input_shape))
+        if not _runs_quickly(model, input_shape):
+            try:
+                return _count(_replica(model, "meta"), torch.zeros(1, *input_shape, device="meta"))
+            except RunError:
+                raise
+            except Exception:  # a network that looks at values cannot run shape-only; a broken one fails again on the CPU
+                if any(tensor.is_meta for tensor in model.parameters()):
+                    raise
+        return _count(_replica(model, "cpu"), torch.zeros(1, *input_shape, device="cpu"))
 
 
-def _replica(model: nn.Module, device: str) -> nn.Module:
-    replica = copy.deepcopy(model).to(device).float().eval()
+def _runs_quickly(model: nn.Module, input_shape: tuple[int, int, int]) -> bool:
+    """Tell by the most multiply-adds that the weights could do if none of the maps were smaller than the image."""
+    weights = [parameter for parameter in model.parameters() if not is_lazy(parameter)]
+    if any(weight.is_meta for weight in weights):
+        return False
+    return sum(weight.numel() for weight in weights) * math.prod(input_shape[1:]) <= _QUICKLY_RUN
+
+
+def _replica(model: nn.Module, device: Literal["meta", "cpu"]) -> nn.Module:
+    memo: dict[int, Any] = {}
+    if device == "meta":  # what deepcopy finds in its memo it does not copy: there may be hundreds of megabytes of weights
+        for tensor in (*model.parameters(), *model.buffers()):
+            if not is_lazy(tensor):
+                stand_in = shape_only(tensor)
+                memo[id(tensor)] = nn.Parameter(stand_in, False) if isinstance(tensor, nn.Parameter) else stand_in
+    replica = copy.deepcopy(model, memo).to(device).float().eval()
     for parameter in replica.parameters():
         parameter.requires_grad_(parameter.is_floating_point())
     return replica
 
 
 def _count(model: nn.Module, image: Tensor) -> Complexity:
-    layers: list[LayerCost] = []
-    operations = _OperationNames()
     counter = FlopCounterMode(display=False)
+    ledger = _Ledger(counter)
+    operations = Operations(counter, model, lambda: ledger.inside_layer)
     with ExitStack() as stack:
-        for name, layer in _counted_layers(model).items():
-            handle = layer.register_forward_hook(_cost_hook(name, layers))
-            stack.callback(handle.remove)
+        for name, module in model.named_modules():
+            if isinstance(module, _ConvNd | nn.Linear):
+                stack.callback(module.register_forward_pre_hook(ledger.enter).remove)
+                leave = module.register_forward_hook(ledger.leave(name), with_kwargs=True)
+                stack.callback(leave.remove)
         stack.enter_context(counter)
         stack.enter_context(operations)
         model(image)
 
-    closed: Counter[str] = Counter()
-    for cost in layers:
-        closed[cost.name] += cost.mult_adds
-    by_thop = _thop_mult_adds(model, image)
-    by_torch = counter.get_total_flops() // 2
-    mult_adds = closed.total()
-    if not sum(by_thop.values()) == by_torch == mult_adds:
-        where = _places(model, closed, by_thop, counter.get_flop_counts())
-        raise RunError(
-            f"the counts of multiply-adds disagree: thop {sum(by_thop.values()):,}, FlopCounterMode {by_torch:,}, closed form "
-            f"{mult_adds:,}, in {where}; use convolution and linear modules there instead of functional calls"
-        )
+    _agree(ledger, operations)
+    mult_adds = sum(cost.mult_adds for cost in ledger.costs)
     return Complexity(
         params=sum(parameter.numel() for parameter in model.parameters()),
         mult_adds=mult_adds,
         flops=2 * mult_adds,
-        mem_access=sum(cost.mem_access or 0 for cost in layers),
-        layers=tuple(layers),
-        uncounted=operations.beyond(counter.flop_registry),
+        mem_access=sum(cost.mem_access or 0 for cost in ledger.costs),
+        mem_access_bound=math.fsum(cost.mem_access_bound or 0.0 for cost in ledger.costs),
+        layers=tuple(ledger.costs),
+        uncounted=operations.uncounted(),
     )
 
 
-def _counted_layers(model: nn.Module) -> dict[str, nn.Module]:
-    return {name: module for name, module in model.named_modules() if isinstance(module, _ConvNd | nn.Linear)}
+@dataclass
+class _Ledger:
+    """What hooks gather about each call of a layer while the network runs.
 
+    Attributes:
+        costs: By the closed form, in the order of execution.
+        calls: For each of them the layer, its input and its output, these without data.
+        by_torch: Multiply-adds by layer, summed over its calls.
+    """
 
-def _cost_hook(name: str, layers: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def hook(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        layers.append(_layer_cost(name, layer, inputs[0], output))
+    counter: FlopCounterMode
+    costs: list[LayerCost] = field(default_factory=list)
+    calls: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)
+    by_torch: Counter[str] = field(default_factory=Counter)
+    _open: list[int] = field(default_factory=list)
 
-    return hook
+    @property
+    def inside_layer(self) -> bool:
+        return bool(self._open)
+
+    def enter(self, layer: nn.Module, inputs: Any) -> None:
+        self._open.append(self.counter.get_total_flops())
+
+    def leave(self, name: str) -> Callable[[nn.Module, tuple[Any, ...], dict[str, Any], Any], None]:
+        def hook(layer: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+            flops = self.counter.get_total_flops() - self._open.pop()
+            # A layer inside a layer is counted for itself only.
+            self._open = [start + flops for start in self._open]
+            x: Tensor = inputs[0] if inputs else named["input"]
+            self.costs.append(_layer_cost(name, layer, x, output))
+            self.calls.append((layer, shape_only(x), shape_only(output)))
+            self.by_torch[name] += flops // 2
+
+        return hook
 
 
 def _layer_cost(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> LayerCost:
@@ -144,94 +196,56 @@ def _layer_cost(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> LayerCost:
     params = sum(parameter.numel() for parameter in layer.parameters())
     shapes = tuple(x.shape[1:]), tuple(y.shape[1:])
     if isinstance(layer, nn.Linear):
-        return LayerCost(name, "linear", *shapes, params, layer.in_features * y.numel(), None)
+        return LayerCost(name, "linear", *shapes, params, layer.in_features * y.numel(), None, None)
     assert isinstance(layer, _ConvNd)
     positions = math.prod((x if isinstance(layer, _ConvTransposeNd) else y).shape[2:])
     weights = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
-    return LayerCost(name, "conv", *shapes, params, positions * weights, x.numel() + y.numel() + weights)
+    mem_access = x.numel() + y.numel() + weights
+    bound = 2 * math.sqrt(x.numel() * y.numel()) + weights
+    return LayerCost(name, "conv", *shapes, params, positions * weights, mem_access, bound)
 
 
-def _thop_mult_adds(model: nn.Module, image: Tensor) -> dict[str, int]:
-    """Return thop's count for each convolution and linear layer, by the layer's path."""
-    import thop
-    from thop.vision import basic_hooks, calc_func
+def _thop_mult_adds(layer: Any, x: Tensor, y: Tensor) -> int:
+    """Return what thop's rule gives for one call of a layer.
 
-    def count_transposed(layer: _ConvNd, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        # thop's own rule takes a transposed convolution for a plain one; it is one from the output to the input.
-        layer.total_ops += calc_func.calculate_conv2d_flops(
-            input_size=list(output.shape),
-            output_size=list(inputs[0].shape),
-            kernel_size=list(layer.weight.shape),
-            groups=layer.groups,
-        )
+    The rule is chosen here because thop chooses by exact type, so that a subclass, such as timm's Conv2dSame, would count as
+    nothing, and takes a transposed convolution for a plain one, where it is one from the output to the input.
+    """
+    from thop.vision import basic_hooks
 
-    replica = copy.deepcopy(model)
-    layers = _counted_layers(replica)
-    # thop looks rules up by exact type, so that a subclass, such as timm's Conv2dSame, would count as nothing.
-    rules: dict[type[nn.Module], Callable[..., None]] = {}
-    for layer in layers.values():
+    layer.total_ops = 0
+    try:
         if isinstance(layer, nn.Linear):
-            rules[type(layer)] = basic_hooks.count_linear
+            basic_hooks.count_linear(layer, (x,), y)
+        elif isinstance(layer, _ConvTransposeNd):
+            basic_hooks.count_convNd(layer, (y,), x)
         else:
-            rules[type(layer)] = count_transposed if isinstance(layer, _ConvTransposeNd) else basic_hooks.count_convNd
-    total, _, tree = thop.profile(replica, inputs=(image,), custom_ops=rules, verbose=False, ret_layer_info=True)
-    visits = _visits(replica)
-    return {name: round((_at(tree, name) if name else total) / visits[id(layer)]) for name, layer in layers.items()}
+            basic_hooks.count_convNd(layer, (x,), y)
+        return int(layer.total_ops)
+    finally:
+        del layer.total_ops
 
 
-def _at(tree: Mapping[str, tuple[float, float, Any]], path: str) -> float:
-    ops = 0.0
-    for part in path.split("."):
-        ops, _, tree = tree[part]
-    return ops
-
-
-def _visits(model: nn.Module) -> Counter[int]:
-    """Count how often a walk over all children meets each module: thop hooks a shared module that many times."""
-    visits = Counter([id(model)])
-    for child in model.children():
-        visits += _visits(child)
-    return visits
-
-
-def _places(
-    model: nn.Module, closed: Mapping[str, int], by_thop: Mapping[str, int], by_torch: Mapping[str, Mapping[Any, int]]
-) -> str:
-    """Name the innermost modules in which the three counts differ."""
-    root = type(model).__name__
-
-    def differ(name: str) -> bool:
-        prefix = f"{name}." if name else ""
-        inside = [layer for layer in {*closed, *by_thop} if layer == name or layer.startswith(prefix)]
-        ours = sum(closed.get(layer, 0) for layer in inside)
-        torchs = sum(by_torch.get(f"{root}.{name}" if name else root, {}).values()) // 2
-        return not sum(by_thop.get(layer, 0) for layer in inside) == torchs == ours
-
-    wrong = [name for name, _ in model.named_modules() if differ(name)]
-    innermost = [
-        name for name in wrong if not any(other.startswith(f"{name}." if name else "") and other != name for other in wrong)
+def _agree(ledger: _Ledger, operations: Operations) -> None:
+    closed: Counter[str] = Counter()
+    by_thop: Counter[str] = Counter()
+    for cost, call in zip(ledger.costs, ledger.calls, strict=True):
+        closed[cost.name] += cost.mult_adds
+        by_thop[cost.name] += _thop_mult_adds(*call)  # here, since its arithmetic is not to be taken for the network's
+    wrong = [
+        (name, by_thop[name], ledger.by_torch[name], closed[name])
+        for name in closed
+        if not by_thop[name] == ledger.by_torch[name] == closed[name]
     ]
-    return ", ".join(repr(name) if name else root for name in innermost) or root
-
-
-def _takes_tensors(func: OpOverload[..., Any]) -> bool:
-    return any("Tensor" in str(argument.type) for argument in func._schema.arguments)
-
-
-class _OperationNames(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes each operator that computes or copies something: views and allocations do neither."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._seen: set[Any] = set()
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        if isinstance(func, OpOverload) and not func.is_view and _takes_tensors(func):
-            self._seen.add(func.overloadpacket)
-        return func(*args, **(kwargs or {}))
-
-    def beyond(self, counted: Mapping[Any, Any]) -> tuple[str, ...]:
-        """Return the sorted names of the operators that ``counted`` does not know; ``relu_`` and ``relu`` are one."""
-        return tuple(sorted({packet.__name__.removesuffix("_") for packet in self._seen if packet not in counted}))
+    wrong += [(place, 0, flops // 2, 0) for place, flops in operations.outside_layers.items()]
+    if not wrong:
+        return
+    named = "; ".join(
+        f"{place!r}: thop {thops:,}, FlopCounterMode {torchs:,}, closed form {ours:,}"
+        for place, thops, torchs, ours in wrong[:_NAMED_AT_MOST]
+    )
+    more = f"; and in {len(wrong) - _NAMED_AT_MOST} more places" if len(wrong) > _NAMED_AT_MOST else ""
+    raise RunError(
+        f"the counts of multiply-adds disagree in {named}{more}; use convolution and linear modules there instead of "
+        "functional calls"
+    )

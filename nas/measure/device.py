@@ -1,6 +1,6 @@
-"""The device that is measured on and the conditions there, the same for every meter: arithmetic, layout, threads, flags.
+"""The device that is measured on and the conditions there, the same for every meter: arithmetic, threads, flags.
 
-What is measured, and how, is the meters'.
+The network under these conditions is ``subject``'s; what is measured, and how, is the meters'.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from nas.errors import InputError, suggestion
@@ -25,24 +25,28 @@ from nas.metrics import METRICS
 
 __all__ = [
     "DeviceFingerprint",
-    "example_input",
+    "cast",
     "fingerprint",
+    "lacks_precision",
     "no_garbage_collection",
     "numeric_context",
-    "prepare",
     "resolve_conditions",
     "resolve_device",
-    "settle_norms",
     "unavailable",
 ]
 
 NO_CPU_MEMORY = "peak memory is measured on a GPU only: a CPU process shares its heap with everything else in it"
 
+NO_CPU_VARIANT = {
+    "graph": "CUDA graphs are a GPU's",
+    "enqueue": "on a CPU a pass runs within its call: nothing is queued",
+}
+
+_LATENCY_SECONDS = {"cuda": 1.5, "cpu": 2.0}
 _ENERGY_WINDOW_SECONDS = {"cuda": 5.0, "cpu": 1.0}
 """A GPU's counter ticks every 20 to 100 ms, RAPL's every ms: a window's edges are then off by 2 % and 0.1 % of it at most."""
 
-_DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+DTYPES = {"fp32": torch.float32, "tf32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -76,8 +80,8 @@ def resolve_conditions(settings: MeasureSettings, device: torch.device) -> Measu
     """
     precision = settings.precision
     if precision == "auto":
-        precision = "bf16" if device.type == "cuda" and _lacks("bf16", device) is None else "fp32"
-    lack = _lacks(precision, device)
+        precision = "bf16" if device.type == "cuda" and lacks_precision("bf16", device) is None else "fp32"
+    lack = lacks_precision(precision, device)
     if lack is not None:
         raise InputError(f"measure.precision={precision} cannot be used on device={device}: {lack}; use measure.precision=fp32")
     return MeasureConditions(
@@ -86,8 +90,13 @@ def resolve_conditions(settings: MeasureSettings, device: torch.device) -> Measu
         precision=precision,
         memory_format="channels_last" if settings.memory_format == "auto" else settings.memory_format,
         threads=_threads(settings.threads) if device.type == "cpu" else None,
-        latency_max_seconds=settings.latency_max_seconds,
+        latency_max_seconds=settings.latency_max_seconds or _LATENCY_SECONDS[device.type],
+        variants=settings.variants,
+        energy=settings.energy,
+        energy_windows=settings.energy_windows,
         energy_window_seconds=settings.energy_window_seconds or _ENERGY_WINDOW_SECONDS[device.type],
+        when_loaded=settings.when_loaded,
+        lock_seconds=settings.lock_seconds,
     )
 
 
@@ -103,8 +112,8 @@ def _threads(wanted: int | None) -> int:
     return wanted
 
 
-def _lacks(precision: Precision, device: torch.device) -> str | None:
-    """Return why ``device`` does not have ``precision``, ``None`` if it has."""
+def lacks_precision(precision: Precision, device: torch.device) -> str | None:
+    """Return why ``device`` does not have ``precision``; ``None`` if it has it."""
     if device.type == "cuda":
         name = torch.cuda.get_device_name(device)
         if precision == "tf32" and torch.cuda.get_device_capability(device) < (8, 0):
@@ -116,7 +125,7 @@ def _lacks(precision: Precision, device: torch.device) -> str | None:
     if precision == "tf32":
         return "TF32 is an arithmetic of NVIDIA GPUs"
     try:
-        _run_sample(_DTYPES[precision])
+        _run_sample(DTYPES[precision])
     except (RuntimeError, NotImplementedError) as error:
         return f"torch cannot run a network in it here ({str(error).splitlines()[0]})"
     return None
@@ -128,37 +137,16 @@ def _run_sample(dtype: torch.dtype) -> None:
         nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Hardsigmoid(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
     )
     with torch.inference_mode():
-        _cast(sample.eval(), dtype)(torch.zeros(1, 3, 8, 8, dtype=dtype))
+        cast(sample.eval(), dtype)(torch.zeros(1, 3, 8, 8, dtype=dtype))
 
 
-def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Give ``model`` itself weights of ``dtype``, but for its batch norms, which stay in fp32."""
     model.to(dtype)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.float()
     return model
-
-
-def prepare(model: nn.Module, conditions: MeasureConditions) -> nn.Module:
-    """Turn ``model`` itself into what is measured: evaluation mode, on the device, its weights in the precision and layout.
-
-    Batch norms keep their parameters and statistics in fp32 whatever the precision, as mixed precision trains and scores
-    them; their inputs and outputs have the precision.
-    """
-    model.requires_grad_(False).eval()
-    _cast(model.to(device=conditions.device), _DTYPES[conditions.precision])
-    return model.to(memory_format=_LAYOUTS[conditions.memory_format])
-
-
-def example_input(input_shape: tuple[int, int, int], conditions: MeasureConditions) -> Tensor:
-    """Return a batch ``[batch_size, C, H, W]`` of normal noise, the same in each process, on the device and in its format.
-
-    Noise, because a GPU draws less power on constant data.
-    """
-    noise = torch.randn(conditions.batch_size, *input_shape, generator=torch.Generator().manual_seed(0))
-    return noise.to(
-        device=conditions.device, dtype=_DTYPES[conditions.precision], memory_format=_LAYOUTS[conditions.memory_format]
-    )
 
 
 @contextmanager
@@ -204,31 +192,6 @@ def _assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def settle_norms(model: nn.Module, example: Tensor) -> None:
-    """Give batch norms that never saw a batch the statistics of ``example``; trained ones keep theirs.
-
-    In an untrained network activations fade to zero with depth, and a GPU computing zeros draws less power and clocks higher
-    than with the unit-variance activations of a trained network.
-    """
-    fresh = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and _untrained(norm)]
-    momenta = [norm.momentum for norm in fresh]
-    with ExitStack() as stack:
-        for norm, momentum in zip(fresh, momenta, strict=True):
-            stack.callback(setattr, norm, "momentum", momentum)
-            stack.callback(norm.eval)
-            norm.momentum = None
-            norm.train()
-        if fresh:
-            # Two images at least: one has no variance where its map has shrunk to a single position.
-            few = torch.cat([example[:8], -example[:8]])
-            with torch.no_grad():
-                model(few)
-
-
-def _untrained(norm: _BatchNorm) -> bool:
-    return norm.num_batches_tracked is not None and int(norm.num_batches_tracked) == 0
-
-
 def unavailable(metric: str, device: torch.device) -> str | None:
     """Return why ``metric`` cannot be measured on ``device``, ``None`` if it can. Asks the device's sensors once.
 
@@ -237,6 +200,9 @@ def unavailable(metric: str, device: torch.device) -> str | None:
     """
     if metric not in METRICS:
         raise InputError(f"metric {metric!r} is unknown{suggestion(metric, METRICS, 'metrics')}")
+    variant = METRICS[metric].variant
+    if variant is not None:
+        return NO_CPU_VARIANT.get(variant) if device.type == "cpu" else None
     checks: dict[str, Callable[[torch.device], str | None]] = {"energy": _no_energy, "memory": _no_memory}
     check = checks.get(METRICS[metric].stage)
     return check(device) if check else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -14,6 +14,23 @@ import torch
 from nas.measure.record import SensorError
 
 T = TypeVar("T")
+
+CLOCK_REASONS = {
+    0x001: "gpu_idle",
+    0x002: "applications_clocks_setting",
+    0x004: "sw_power_cap",
+    0x008: "hw_slowdown",
+    0x010: "sync_boost",
+    0x020: "sw_thermal_slowdown",
+    0x040: "hw_thermal_slowdown",
+    0x080: "hw_power_brake_slowdown",
+    0x100: "display_clock_setting",
+    0x200: "board_limit",
+    0x400: "reliability",
+}
+"""What may hold a clock where it is (NVML API Reference, "NvmlClocksEventReasons"); older drivers know fewer."""
+THROTTLING = frozenset({"hw_slowdown", "hw_thermal_slowdown", "hw_power_brake_slowdown", "sw_thermal_slowdown"})
+"""Those that slow a board below what it holds for good. A power cap does not count: a loaded board sits at it for ever."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +65,18 @@ class Gpu:
         kind = getattr(self._library, f"NVML_CLOCK_{domain}")
         return self._ask(f"the {domain} clock", "nvmlDeviceGetClockInfo", int, kind)
 
+    def clock_reasons(self) -> tuple[str, ...]:
+        """What holds the clock where it is now, by the names of ``CLOCK_REASONS``; a bit that has no name is ``reason_0x…``."""
+        what = "the reasons for the clock"
+        try:
+            bits = self._ask(what, "nvmlDeviceGetCurrentClocksEventReasons", int)
+        except SensorError as refusal:
+            if not isinstance(refusal.__cause__, self._library.NVMLError_FunctionNotFound):
+                raise
+            bits = self._ask(what, "nvmlDeviceGetCurrentClocksThrottleReasons", int)  # its name before driver 535
+        set_bits = [1 << place for place in range(bits.bit_length()) if bits >> place & 1]
+        return tuple(CLOCK_REASONS.get(bit, f"reason_{bit:#x}") for bit in set_bits)
+
     def temperature_c(self) -> int:
         """Temperature of the GPU die."""
         return self._ask("the temperature", "nvmlDeviceGetTemperature", int, self._library.NVML_TEMPERATURE_GPU)
@@ -68,17 +97,21 @@ class Gpu:
         except self._library.NVMLError as error:
             raise SensorError(f"NVML refuses the MIG mode: {error}") from error
 
-    def foreign_processes(self) -> tuple[int, ...]:
+    def foreign_processes(self, own: Collection[int] = ()) -> tuple[int, ...]:
         """Process ids of the other compute processes on the board.
 
         In a container NVML may number processes as the host does. One entry is this process as soon as it holds a CUDA
-        context, so if none has our id, one unknown id is taken for ours.
+        context, so if none has an id of ours, that many unknown ids are taken for ours.
+
+        Args:
+            own: Further processes of ours that hold a context on this board.
         """
         processes = sorted(process.pid for process in self._processes())
-        if os.getpid() in processes:
-            return tuple(pid for pid in processes if pid != os.getpid())
-        ours = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
-        return tuple(processes[ours:])
+        ours = {os.getpid(), *own}
+        if not ours.isdisjoint(processes):
+            return tuple(pid for pid in processes if pid not in ours)
+        held = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+        return tuple(processes[held + len(ours) - 1 :])
 
     def process_memory_mb(self) -> float:
         """All of the board's memory that this process holds, CUDA context included (MB = 10^6 bytes)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -12,8 +12,13 @@ import torch
 from nas.measure import rapl
 from nas.measure.nvml import Gpu, open_gpu
 from nas.measure.record import SensorError
+from nas.measure.settings import WhenLoaded
+from nas.measure.watch import Watched
 
 Method = Literal["nvml_counter", "nvml_instant_power", "nvml_power", "rapl"]
+
+OTHERS_SHARE = 0.1
+"""Share of the CPUs in use that others may keep busy unmentioned."""
 
 
 @dataclass(frozen=True)
@@ -33,45 +38,57 @@ class Sensor:
 
 @dataclass(frozen=True)
 class Sensors:
-    """The sensors that answered, best first (never empty), and a check that nothing else draws on them.
+    """The sensors that answered, and a check that nothing else draws on them.
 
     Attributes:
-        working: Sensors in the order of preference.
-        check: Raises ``SensorError`` if another process shares the board.
+        working: Sensors in the order of preference, never empty.
+        check: Says who else draws on them now, or did while the device was watched, in one phrase each. Raises
+            ``SensorError`` in place of a phrase where that forbids a measurement.
+        refusals: Why the others did not answer.
     """
 
     working: tuple[Sensor, ...]
-    check: Callable[[], None]
+    check: Callable[[Watched | None], tuple[str, ...]]
+    refusals: tuple[str, ...] = ()
 
 
 @contextmanager
-def open_sensors(device: torch.device) -> Iterator[Sensors]:
+def open_sensors(device: torch.device, when_loaded: WhenLoaded = "auto") -> Iterator[Sensors]:
     """Probe each energy sensor of ``device`` once and keep those that answer open for the block.
 
+    A board that others compute on, or that MIG has split, is refused unless ``when_loaded`` is ``flag``: NVML measures all
+    of it. RAPL measures all of a package, and a desktop is never silent: others' load on a CPU is refused under ``refuse``
+    alone.
+
     Raises:
-        SensorError: None of them answers, or the board is shared (MIG, other compute processes), with the reason.
+        SensorError: None of them answers, or the device is shared, with the reason.
     """
     if device.type == "cpu":
-        # RAPL sees the whole package; a process that merely runs elsewhere on it cannot be told from the system's own.
-        yield Sensors((Sensor("rapl", "counter", rapl.open_packages().read_j),), check=lambda: None)
+        counter = Sensor("rapl", "counter", rapl.open_packages().read_j)
+        yield Sensors((counter,), check=lambda watched: _cpu_sharers(watched, forbidden=when_loaded == "refuse"))
         return
     with open_gpu(device) as gpu:
         # Without a context NVML does not list this process, and the only one listed could not be told from it.
         _hold_context(device)
-        _refuse_shared(gpu)
+
+        def check(watched: Watched | None = None) -> tuple[str, ...]:
+            return _board_sharers(gpu, watched, forbidden=when_loaded != "flag")
+
+        check()
         candidates = (
             Sensor("nvml_counter", "counter", gpu.energy_j),
             Sensor("nvml_instant_power", "power", gpu.instant_power_w),
             Sensor("nvml_power", "power", gpu.power_w),
         )
-        yield Sensors(_answering(candidates), check=lambda: _refuse_shared(gpu))
+        working, refusals = _answering(candidates)
+        yield Sensors(working, check, refusals)
 
 
 def _hold_context(device: torch.device) -> None:
     torch.zeros(1, device=device)
 
 
-def _answering(candidates: tuple[Sensor, ...]) -> tuple[Sensor, ...]:
+def _answering(candidates: Collection[Sensor]) -> tuple[tuple[Sensor, ...], tuple[str, ...]]:
     working, refusals = [], []
     for sensor in candidates:
         try:
@@ -82,13 +99,31 @@ def _answering(candidates: tuple[Sensor, ...]) -> tuple[Sensor, ...]:
             working.append(sensor)
     if not working:
         raise SensorError("; ".join(refusals))
-    return tuple(working)
+    return tuple(working), tuple(refusals)
 
 
-def _refuse_shared(gpu: Gpu) -> None:
+def _cpu_sharers(watched: Watched | None, forbidden: bool) -> tuple[str, ...]:
+    others = watched.others_cpus if watched else None
+    used = torch.get_num_threads()
+    if others is None or others <= OTHERS_SHARE * used:
+        return ()
+    phrase = f"others kept {others:.1f} CPUs busy beside the {used} used"
+    if forbidden:
+        raise SensorError(f"RAPL measures the whole package and {phrase}")
+    return (phrase,)
+
+
+def _board_sharers(gpu: Gpu, watched: Watched | None, forbidden: bool) -> tuple[str, ...]:
+    phrases = []
     if gpu.mig():
-        raise SensorError("NVML measures the whole board and MIG has split it")
-    foreign = gpu.foreign_processes()
-    if foreign:
-        ids = ", ".join(map(str, foreign))
-        raise SensorError(f"NVML measures the whole board and other processes compute on it (process {ids})")
+        phrases.append("MIG has split the board")
+    try:
+        foreign = {*gpu.foreign_processes(), *(watched.foreign_processes if watched else ())}
+    except SensorError as refusal:
+        phrases.append(str(refusal))
+    else:
+        if foreign:
+            phrases.append(f"other compute processes on the board (pid {', '.join(map(str, sorted(foreign)))})")
+    if phrases and forbidden:
+        raise SensorError(f"NVML measures the whole board: {'; '.join(phrases)}")
+    return tuple(phrases)

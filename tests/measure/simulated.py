@@ -17,7 +17,7 @@ UUID = "GPU-2d6a1c5e-0000-4000-8000-000000000001"
 
 @dataclass
 class SimulatedBoard:
-    """What NVML would say of one board; an exception in place of a value is what it raises."""
+    """What NVML would say of one board; a function in place of a value is asked for it, and an exception is what it raises."""
 
     energy_mj: Any = 1_000_000
     instant_power_mw: Any = 200_000
@@ -27,6 +27,8 @@ class SimulatedBoard:
     processes: Any = field(default_factory=lambda: [(os.getpid(), 600_000_000)])
     clocks_mhz: Any = 1980
     temperature_c: Any = 41
+    clock_reasons: Any = 0
+    throttle_reasons: Any = 0
 
 
 @dataclass
@@ -49,6 +51,8 @@ class SimulatedNvml:
             "nvmlDeviceGetPowerManagementLimit": lambda board: _value(board.power_limit_mw),
             "nvmlDeviceGetMigMode": lambda board: _value(board.mig),
             "nvmlDeviceGetClockInfo": lambda board, domain: _value(board.clocks_mhz),
+            "nvmlDeviceGetCurrentClocksEventReasons": lambda board: _value(board.clock_reasons),
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda board: _value(board.throttle_reasons),
             "nvmlDeviceGetTemperature": lambda board, sensor: _value(board.temperature_c),
             "nvmlDeviceGetComputeRunningProcesses": self._processes,
         }.items():
@@ -69,9 +73,10 @@ class SimulatedNvml:
 
     def _fields(self, board: SimulatedBoard, fields: list[int]) -> list[SimpleNamespace]:
         assert fields == [pynvml.NVML_FI_DEV_POWER_INSTANT]
-        if isinstance(board.instant_power_mw, pynvml.NVMLError):
-            return [SimpleNamespace(nvmlReturn=board.instant_power_mw.value, value=None)]
-        value = SimpleNamespace(uiVal=board.instant_power_mw)
+        try:
+            value = SimpleNamespace(uiVal=_value(board.instant_power_mw))
+        except pynvml.NVMLError as error:
+            return [SimpleNamespace(nvmlReturn=error.value, value=None)]
         return [SimpleNamespace(nvmlReturn=pynvml.NVML_SUCCESS, value=value)]
 
     def _processes(self, board: SimulatedBoard) -> list[SimpleNamespace]:
@@ -79,6 +84,8 @@ class SimulatedNvml:
 
 
 def _value(value: Any) -> Any:
+    if callable(value):
+        value = value()
     if isinstance(value, Exception):
         raise value
     return value
@@ -100,10 +107,11 @@ class PowercapTree:
 
 
 class SimulatedStream:
-    """A GPU and its host: passes are queued at once and done ``pass_s`` each, in order; only waiting lets time go by."""
+    """A GPU and its host: passes are queued in ``enqueue_s`` and done in ``pass_s`` each, in order."""
 
-    def __init__(self, pass_s: float) -> None:
+    def __init__(self, pass_s: float, enqueue_s: float = 0.0) -> None:
         self.pass_s = pass_s
+        self.enqueue_s = enqueue_s
         self.now_s = 0.0
         self.busy_until_s = 0.0
         self.idle_s = 0.0
@@ -133,11 +141,16 @@ class SimulatedStream:
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=self.clock, sleep=self._sleep))
 
     def model(self, x: torch.Tensor) -> torch.Tensor:
-        start_s = max(self.busy_until_s, self.now_s)
-        self.idle_s += start_s - self.busy_until_s
-        self.busy_until_s = start_s + self.pass_s
+        self.now_s += self.enqueue_s
+        self.work(self.pass_s)
         self.passes += 1
         return x
+
+    def work(self, seconds: float) -> None:
+        """Queue other work."""
+        start_s = max(self.busy_until_s, self.now_s)
+        self.idle_s += start_s - self.busy_until_s
+        self.busy_until_s = start_s + seconds
 
     def clock(self) -> float:
         return self.now_s

@@ -137,44 +137,6 @@ def test_more_threads_than_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
         device.resolve_conditions(MeasureSettings(threads=many), CPU)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_model_and_input_are_in_the_conditions_format(precision: str) -> None:
-    conditions = device.resolve_conditions(MeasureSettings(batch_size=2, precision=precision), CPU)  # type: ignore[arg-type]
-    model = device.prepare(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).train(), conditions)
-    x = device.example_input((3, 8, 8), conditions)
-    dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
-    assert not any(module.training for module in model.modules())
-    assert {tensor.dtype for tensor in (x, *model[0].parameters())} == {dtype}
-    # As mixed precision trains and scores them.
-    assert {tensor.dtype for tensor in (*model[1].parameters(), model[1].running_mean)} == {torch.float32}
-    assert x.shape == (2, 3, 8, 8)
-    assert x.is_contiguous(memory_format=torch.channels_last)
-    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
-    assert not any(parameter.requires_grad for parameter in model.parameters())
-    assert model(x).dtype == dtype
-    state = torch.get_rng_state()
-    assert torch.equal(device.example_input((3, 8, 8), conditions), x)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("memory_format", ["contiguous", "channels_last"])
-def test_bf16_network_computes_what_autocast_scores(memory_format: str) -> None:
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.BatchNorm2d(8)).eval()
-    for norm in (model[1], model[4]):
-        norm.running_mean.normal_()
-        norm.running_var.uniform_(0.5, 2)
-    settings = MeasureSettings(batch_size=4, precision="bf16", memory_format=memory_format)  # type: ignore[arg-type]
-    conditions = device.resolve_conditions(settings, CPU)
-    x = device.example_input((3, 12, 12), conditions)
-    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-        scored = model(x.float())
-    with device.numeric_context(conditions):
-        timed = device.prepare(copy.deepcopy(model), conditions)(x)
-    assert timed.dtype == scored.dtype == torch.bfloat16
-    torch.testing.assert_close(timed.float(), scored.float(), rtol=0, atol=float(scored.abs().max()) / 128)
-
-
 def flags() -> tuple[object, ...]:
     backends = torch.backends
     return (
@@ -200,31 +162,6 @@ def test_context_sets_flags_and_restores_them(fails: bool) -> None:
     assert flags() == before
     # The older switches refuse to be read where old and new ways are mixed.
     assert isinstance(torch.backends.cuda.matmul.allow_tf32, bool)
-
-
-def deep(depth: int) -> nn.Sequential:
-    block = [layer for _ in range(depth) for layer in (nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())]
-    return nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *block).eval().requires_grad_(False)
-
-
-def test_untrained_norms_are_settled_so_that_activations_live() -> None:
-    torch.manual_seed(0)
-    model, x = deep(40), torch.randn(4, 3, 8, 8)
-    assert model(x).std() < 1e-9
-    device.settle_norms(model, x)
-    assert 0.1 < model(x).std() < 10
-    assert not any(module.training for module in model.modules())
-    settled = {name: value.clone() for name, value in model.state_dict().items()}
-    device.settle_norms(model, 5 * x)
-    assert all(torch.equal(value, settled[name]) for name, value in model.state_dict().items())
-    assert model[2].momentum == 0.1
-
-
-def test_norms_settle_on_a_single_image_and_a_single_position() -> None:
-    model = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).eval()
-    device.settle_norms(model, torch.randn(1, 3, 4, 4))
-    assert int(model[2].num_batches_tracked) == 1
-    assert bool((model[2].running_var > 0).all())
 
 
 def test_cpu_fingerprint_survives_json_and_names_what_must_agree() -> None:

@@ -2,126 +2,28 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
-import math
-import random
+import os
+import shutil
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from typing import Any, get_args
 
-import numpy as np
 import pytest
 import torch
+from simulated import SimulatedBoard, SimulatedStream
 from torch import Tensor, nn
 
-from nas.measure import device, latency
-from nas.measure.latency import Latency, StoppingRule, WarmUp
-from nas.measure.settings import MeasureSettings
+from nas.measure import latency, subject, timers, timing
+from nas.measure.latency import Latency
+from nas.measure.load import CpuLoad
+from nas.measure.record import SensorError
+from nas.measure.settings import Variant
+from nas.measure.subject import Subject
+from nas.measure.timers import Run
 
-RULE = StoppingRule(max_seconds=15.0)
-
-
-def run(rule: StoppingRule, block_seconds: float, noise: float, passes: int = 5, seed: int = 0) -> tuple[str, float, int]:
-    """Sample a simulated device whose blocks' means scatter by ``noise``; return the verdict, the time and the blocks."""
-    draw = random.Random(seed)
-    blocks: list[list[float]] = []
-    elapsed_s = 0.0
-    while (reason := rule.verdict(blocks, elapsed_s)) is None:
-        mean_ms = 1e3 * block_seconds / passes * draw.gauss(1, noise)
-        blocks.append([mean_ms * factor for factor in np.linspace(0.9, 1.1, passes)])
-        elapsed_s += sum(blocks[-1]) / 1e3
-    return reason, elapsed_s, len(blocks)
-
-
-def test_quiet_device_converges_after_the_minimum() -> None:
-    reason, elapsed_s, _ = run(RULE, block_seconds=0.05, noise=0.001)
-    assert reason == "converged"
-    assert 0.5 <= elapsed_s <= 0.6
-
-
-def test_noisy_device_stops_when_its_noise_holds_still() -> None:
-    reason, elapsed_s, _ = run(RULE, block_seconds=0.05, noise=0.03)
-    assert reason == "stabilised"
-    assert 1.0 <= elapsed_s < 15
-
-
-def test_erratic_device_runs_into_the_limit_and_is_not_called_converged() -> None:
-    rule = StoppingRule(max_seconds=3.0, drift=0.0)
-    reason, elapsed_s, _ = run(rule, block_seconds=0.05, noise=0.03)
-    assert reason == "time_limit"
-    assert 3.0 <= elapsed_s <= 3.1
-
-
-def test_slow_network_gets_its_samples_whatever_the_limit() -> None:
-    reason, _, blocks = run(StoppingRule(max_seconds=1.0), block_seconds=0.8, noise=0.05, passes=1)
-    assert (reason, blocks) == ("time_limit", 10)
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_converged_means_that_the_noise_is_below_the_goal(seed: int) -> None:
-    draw = random.Random(seed)
-    blocks = [[draw.gauss(10, 0.08) for _ in range(4)] for _ in range(30)]
-    means = np.mean(blocks, axis=1)
-    relative = np.std(means, ddof=1) / np.mean(means)
-    assert (RULE.verdict(blocks, 0.0) == "converged") == bool(relative < 0.005)
-
-
-def test_too_few_samples_or_too_little_time_never_stop() -> None:
-    assert RULE.verdict([], 99.0) is None
-    assert RULE.verdict([[60.0] * 3] * 3, 99.0) is None
-    assert RULE.verdict([[1.0] * 10] * 4, 0.04) is None
-    assert RULE.verdict([[1.0] * 1000], 1.0) is None
-
-
-def test_drift_delays_convergence() -> None:
-    """A device that still speeds up by 3 % per block is not measured, however smooth its times are."""
-    blocks = [[50.0 * 0.97**i] for i in range(12)]
-    assert RULE.verdict(blocks, 1.0) is None
-
-
-def test_noise_must_be_seen_to_hold_still() -> None:
-    assert RULE.verdict([[100.0] * 5, [130.0] * 5], 1.0) is None
-    assert RULE.verdict([[100.0] * 5, [130.0] * 5] * 15, 1.0) == "stabilised"
-
-
-def test_warmth_is_judged_on_three_blocks() -> None:
-    assert not WarmUp().settled([10.0, 10.0], passes=99, elapsed_s=1.0)
-    assert WarmUp().settled([10.0, 10.0, 10.0], passes=99, elapsed_s=1.0)
-
-
-def warm_up(rule: WarmUp, times_ms: list[float]) -> tuple[bool, int]:
-    now_s, calls = 0.0, 0
-
-    def block() -> list[float]:
-        nonlocal now_s, calls
-        time_ms = times_ms[min(calls, len(times_ms) - 1)]
-        calls += 1
-        now_s += 4 * time_ms / 1e3
-        return [time_ms] * 4
-
-    return rule.run(block, lambda: now_s), calls
-
-
-def test_warm_up_waits_for_the_drift_to_end() -> None:
-    falling = [50 * 0.95**i for i in range(6)]
-    settled, calls = warm_up(WarmUp(max_seconds=10), [*falling, 36.0])
-    assert settled
-    assert calls == 6 + 3
-
-
-def test_warm_up_lasts_its_minimum_on_a_steady_device() -> None:
-    settled, calls = warm_up(WarmUp(), [10.0])
-    assert settled
-    assert calls == math.ceil(0.5 / 0.04)
-
-
-def test_warm_up_that_never_settles_ends_and_says_so() -> None:
-    settled, calls = warm_up(WarmUp(max_seconds=1.0), [float(10 + 5 * (i % 2)) for i in range(1000)])
-    assert not settled
-    assert 15 <= calls <= 25
-
-
-def conditions(**keys: float) -> device.MeasureConditions:
-    settings = MeasureSettings(batch_size=2, threads=1, **keys)  # type: ignore[arg-type]
-    return device.resolve_conditions(settings, torch.device("cpu"))
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
 
 class Watched(nn.Module):
@@ -138,50 +40,243 @@ class Watched(nn.Module):
         return self.norm(self.conv(x))
 
 
-def test_cpu_latency_agrees_with_its_own_samples() -> None:
-    held = conditions(latency_max_seconds=0.4)
-    model = device.prepare(Watched(), held)
+def on_cpu(model: nn.Module, **settings: Any) -> Subject:
+    settings = {"batch_size": 2, "threads": 1, "latency_max_seconds": 0.1} | settings
+    return subject.make(model, (3, 16, 16), "cpu", **settings)
+
+
+def test_network_is_timed_in_inference_with_the_studys_threads_and_no_collector() -> None:
     before = torch.get_num_threads()
-    result = latency.measure(model, device.example_input((3, 16, 16), held), held)
-    samples = np.array(result.samples_ms)
-    assert len(samples) >= 4
-    assert (samples > 0).all()
-    for found, percentile in ((result.p5_ms, 5), (result.median_ms, 50), (result.p95_ms, 95)):
-        assert found == pytest.approx(np.percentile(samples, percentile))
-    assert result.iqr_ms == pytest.approx(np.subtract(*np.percentile(samples, [75, 25])))
-    assert (result.stop_reason == "converged") == (result.iqr_ms / result.median_ms < 0.02)
-    assert result.stop_reason in ("converged", "time_limit")
-    assert result.passes_per_sample >= 1
-    assert Latency.from_dict(json.loads(json.dumps(result.to_dict()))) == result
-    # The timed passes run in inference, with the study's threads and no collector; only the norms' one pass does not.
-    assert model.seen <= {(True, False, before, True), (False, True, 1, False)}
+    made = on_cpu(Watched(), variants=("cold",))
+    made.model.seen.clear()  # type: ignore[operator,union-attr]
+    result = latency.measure(made)
+    assert made.model.seen == {(False, True, 1, False)}
     assert (torch.get_num_threads(), gc.isenabled(), torch.is_inference_mode_enabled()) == (before, True, False)
-
-
-def test_network_slower_than_the_limit_still_gets_samples() -> None:
-    held = conditions(latency_max_seconds=0.02)
-    result = latency.measure(device.prepare(Watched(seconds=0.03), held), device.example_input((3, 8, 8), held), held)
-    assert len(result.samples_ms) >= 4
-    assert result.median_ms >= 30
-    assert result.passes_per_sample == 1
+    assert result.reasons == ()
+    assert Latency.from_dict(json.loads(json.dumps(result.to_dict()))) == result
 
 
 def test_known_sleep_is_what_is_measured() -> None:
-    held = conditions(latency_max_seconds=0.5)
-    result = latency.measure(device.prepare(Watched(seconds=0.02), held), device.example_input((3, 8, 8), held), held)
-    assert min(result.samples_ms) >= 20
+    result = latency.measure(on_cpu(Watched(seconds=0.02), variants=("cold",)))
+    assert min(result.eager.samples_ms) >= 20
+    assert result.cold is not None and min(result.cold.samples_ms) >= 20
+    assert (result.eager.passes_per_sample, result.cold.passes_per_sample) == (1, 1)
+    assert result.eager.n >= 4 and result.cold.n >= 10
+
+
+def test_only_what_is_asked_for_is_timed() -> None:
+    result = latency.measure(on_cpu(nn.ReLU()))
+    assert [getattr(result, name) for name in VARIANTS] == [None] * 4
+    assert (result.compile_seconds, result.reasons) == (None, ())
+
+
+def test_cpu_has_no_queue_and_no_graphs() -> None:
+    result = latency.measure(on_cpu(nn.ReLU(), variants=("graph", "enqueue")))
+    assert (result.graph, result.enqueue) == (None, None)
+    assert dict(result.reasons) == {
+        "graph": "CUDA graphs are a GPU's",
+        "enqueue": "a CPU runs passes itself and queues none",
+    }
 
 
 def test_failing_network_leaves_no_trace() -> None:
-    held = conditions()
+    made = on_cpu(nn.Conv2d(3, 8, 3))
     with pytest.raises(RuntimeError):
-        latency.measure(device.prepare(Watched(), held), device.example_input((4, 8, 8), held), held)
+        latency.measure(replace(made, example=torch.zeros(2, 4, 8, 8)))
     assert gc.isenabled()
     assert not torch.is_inference_mode_enabled()
 
 
-def test_importing_the_timer_leaves_the_log_as_it_was() -> None:
-    log = logging.getLogger("torch.utils.cpp_extension")
-    level = log.level
-    assert latency._timer_class().__module__.startswith("torch.utils.benchmark")
-    assert log.level == level
+def test_cache_that_cannot_be_flushed_costs_the_cold_figure_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timers, "CPU_CACHES", tmp_path)
+    result = latency.measure(on_cpu(nn.ReLU(), variants=("cold",)))
+    assert result.cold is None
+    assert result.reasons == (("cold", "the size of the last cache of cpu is not known"),)
+
+
+@pytest.fixture
+def compiler(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    import torch._inductor.config
+
+    # Neither probing for vector instructions nor precompiling headers, which take longer than compiling.
+    monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
+    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
+
+
+@pytest.mark.usefixtures("compiler")
+def test_compiled_network_is_timed_and_forgotten() -> None:
+    from torch._dynamo.utils import counters
+
+    class Noted(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.sigmoid(x) * (2.0 if torch.compiler.is_compiling() else 1.0)
+
+    made = on_cpu(Noted(), variants=("compiled",))
+    graphs = counters["stats"]["unique_graphs"]
+    result = latency.measure(made)
+    assert result.reasons == ()
+    assert result.compiled is not None and result.compiled.n >= 4
+    # The compilers took part of a second at least; a pass of the network takes microseconds.
+    assert result.compile_seconds is not None and 1e3 * result.compile_seconds > 100 * result.compiled.median_ms
+    assert counters["stats"]["unique_graphs"] == graphs + 1
+    # The network itself is still the eager one.
+    assert torch.equal(made.run(), torch.sigmoid(made.example))
+    assert Latency.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_compiler_that_is_switched_off_is_not_timed_under_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch._dynamo.config
+
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    result = latency.measure(on_cpu(nn.ReLU(), variants=("compiled",)))
+    assert (result.compiled, result.compile_seconds) == (None, None)
+    ((name, reason),) = result.reasons
+    assert name == "compiled" and "switched off" in reason
+
+
+def test_missing_compiler_costs_the_compiled_figure_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    import torch._inductor.config
+
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(torch._inductor.config, "force_disable_caches", True)
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("/nowhere/c++",))
+    result = latency.measure(on_cpu(nn.Softplus(beta=1.25), variants=("compiled",)))
+    assert result.compiled is None
+    ((name, reason),) = result.reasons
+    assert name == "compiled" and len(reason) <= 201 and "\n" not in reason
+    assert not torch.is_inference_mode_enabled()
+
+
+def loaded_by(monkeypatch: pytest.MonkeyPatch, cpus: float) -> None:
+    """Let others keep ``cpus`` CPUs busy."""
+    monkeypatch.setattr(latency, "usable_cpus", lambda: (0, 1))
+    monkeypatch.setattr(CpuLoad, "others_cpus", lambda self, later, seconds: cpus)
+
+
+@pytest.mark.parametrize("when_loaded", ["auto", "flag"])
+def test_time_beside_others_is_flagged(monkeypatch: pytest.MonkeyPatch, when_loaded: str) -> None:
+    loaded_by(monkeypatch, 0.8)
+    result = latency.measure(on_cpu(nn.ReLU(), when_loaded=when_loaded, variants=("cold",)))
+    assert result.watched.others_cpus == 0.8
+    assert {"eager: others kept 0.8 of 2 CPUs busy", "cold: others kept 0.8 of 2 CPUs busy"} <= set(result.flags)
+
+
+def test_time_beside_others_is_refused_where_that_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded_by(monkeypatch, 1.2)
+    with pytest.raises(SensorError, match=r"^cpu was not alone: others kept 1\.2 of 2 CPUs busy$"):
+        latency.measure(on_cpu(nn.ReLU(), when_loaded="refuse"))
+
+
+@pytest.mark.parametrize("when_loaded", ["auto", "flag", "refuse"])
+def test_a_tenth_of_the_cpus_is_no_load(monkeypatch: pytest.MonkeyPatch, when_loaded: str) -> None:
+    loaded_by(monkeypatch, 0.15)
+    result = latency.measure(on_cpu(nn.ReLU(), when_loaded=when_loaded))
+    assert not any("others" in flag for flag in result.flags)
+
+
+Gpu = Callable[..., Subject]
+
+
+@pytest.fixture
+def stream(monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard) -> SimulatedStream:
+    """A simulated GPU under all of latency; graphs and compiled networks take half of the eager time."""
+    stream = SimulatedStream(pass_s=0.004, enqueue_s=0.001)
+    for module in (timers, timing):
+        stream.install(monkeypatch, module)
+
+    def half() -> None:
+        stream.work(0.002)
+
+    @contextmanager
+    def compiled(made: Subject) -> Iterator[tuple[Run, float]]:
+        yield half, 12.5
+
+    loaded_by(monkeypatch, 0.0)
+    monkeypatch.setattr(latency, "numeric_context", lambda conditions: nullcontext())
+    monkeypatch.setattr(latency, "captured", lambda run: half)
+    monkeypatch.setattr(latency, "compiled", compiled)
+    monkeypatch.setattr(latency, "flusher", lambda device: lambda: stream.work(0.003))
+    return stream
+
+
+def on_gpu(stream: SimulatedStream, **settings: Any) -> Subject:
+    made = on_cpu(nn.ReLU(), latency_max_seconds=1.5, **settings)
+    model: Any = stream.model
+    return Subject(model, torch.zeros(1), replace(made.conditions, device="cuda:0", threads=None))
+
+
+def test_gpu_has_every_variant(stream: SimulatedStream) -> None:
+    result = latency.measure(on_gpu(stream, variants=VARIANTS))
+    found = {name: getattr(result, name).median_ms for name in ("eager", *VARIANTS)}
+    assert found == pytest.approx({"eager": 4.0, "graph": 2.0, "compiled": 2.0, "enqueue": 1.0, "cold": 4.0})
+    assert (result.compile_seconds, result.reasons, result.flags) == (12.5, (), ())
+    # Each had its own time.
+    assert stream.now_s <= 5 * 1.6
+    assert Latency.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+def test_variants_that_fail_cost_their_own_figure_only(stream: SimulatedStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(error: Exception) -> Callable[..., Any]:
+        def raising(*args: Any) -> Any:
+            raise error
+
+        return raising
+
+    monkeypatch.setattr(latency, "captured", fails(RuntimeError("operation not permitted\nwhen stream is capturing")))
+    monkeypatch.setattr(latency, "compiled", fails(AssertionError("x" * 999)))
+    monkeypatch.setattr(latency, "flusher", fails(torch.OutOfMemoryError("CUDA out of memory.")))
+    emptied: list[None] = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append(None))
+    result = latency.measure(on_gpu(stream, variants=VARIANTS))
+    assert result.enqueue is not None
+    assert (result.graph, result.compiled, result.cold, result.compile_seconds) == (None, None, None, None)
+    reasons = dict(result.reasons)
+    assert reasons["graph"] == "RuntimeError: operation not permitted when stream is capturing"
+    assert reasons["cold"] == "OutOfMemoryError: CUDA out of memory."
+    assert reasons["compiled"].startswith("AssertionError: xxx") and reasons["compiled"].endswith("x…")
+    assert len(emptied) == 4
+
+
+def test_interruption_is_not_a_reason(stream: SimulatedStream, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(run: Run) -> Run:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(latency, "captured", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        latency.measure(on_gpu(stream, variants=("graph",)))
+
+
+@pytest.mark.parametrize("when_loaded", ["auto", "flag"])
+def test_other_processes_on_the_board_are_flagged(stream: SimulatedStream, board: SimulatedBoard, when_loaded: str) -> None:
+    board.processes = [(os.getpid(), 1), (77, 1), (5, 1)]
+    result = latency.measure(on_gpu(stream, when_loaded=when_loaded))
+    assert result.flags == ("eager: other processes compute on the board (5, 77)",)
+    assert result.watched.foreign_processes == (5, 77)
+
+
+def test_other_processes_on_the_board_are_refused_where_that_is_wanted(stream: SimulatedStream, board: SimulatedBoard) -> None:
+    board.processes = [(os.getpid(), 1), (77, 1)]
+    made = on_gpu(stream, when_loaded="refuse")
+    with pytest.raises(SensorError, match=r"^cuda:0 was not alone: other processes compute on the board \(77\)$"):
+        latency.measure(made)
+    assert latency.measure(made, own=(77,)).flags == ()
+
+
+def test_process_that_comes_later_costs_the_variants_only(stream: SimulatedStream, board: SimulatedBoard) -> None:
+    board.processes = lambda: [(os.getpid(), 1)] + ([(77, 1)] if stream.now_s > 1.5 else [])
+    result = latency.measure(on_gpu(stream, when_loaded="refuse", variants=("graph", "enqueue")))
+    assert result.eager.n >= 10
+    assert set(dict(result.reasons)) == {"graph", "enqueue"}
+    assert "not alone" in dict(result.reasons)["graph"]
+
+
+def test_busy_host_disturbs_what_the_host_decides(
+    stream: SimulatedStream, board: SimulatedBoard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded_by(monkeypatch, 1.5)
+    result = latency.measure(on_gpu(stream, variants=VARIANTS))
+    assert result.flags == ("enqueue: others kept 1.5 of 2 CPUs busy",)
+    assert result.watched.others_cpus == 1.5

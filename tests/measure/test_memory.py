@@ -1,21 +1,47 @@
 from __future__ import annotations
 
+import io
 import json
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
-from nas.measure import device, memory
-from nas.measure.settings import MeasureSettings
+from nas.measure import device, memory, subject
 
 
-def test_cpu_gives_a_reason_and_no_number() -> None:
-    held = device.resolve_conditions(MeasureSettings(batch_size=1), torch.device("cpu"))
-    result = memory.measure(nn.Identity(), device.example_input((1, 4, 4), held), held)
-    assert (result.peak_memory_mb, result.reserved_mb, result.process_mb) == (None, None, None)
-    assert result.reason == device.unavailable("peak_memory_mb", torch.device("cpu"))
+def test_cpu_gives_sizes_and_a_reason_for_the_rest() -> None:
+    net = subject.make(nn.Conv2d(3, 10, 1), (3, 4, 4), device="cpu", batch_size=1)
+    result = memory.measure(net)
+    assert result.parameters_mb == 40 * 4 / 1e6
+    assert result.model_file_mb > result.parameters_mb
+    assert {result.peak_memory_mb, result.allocated_mb, result.reserved_mb, result.process_mb} == {None}
+    assert result.reason == result.process_reason == device.unavailable("peak_memory_mb", torch.device("cpu"))
     assert memory.Memory.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["squeezenet1_1", "shufflenet_v2_x0_5"])
+def test_sizes_are_those_published_in_any_precision(name: str, precision: str) -> None:
+    published = torchvision.models.get_model_weights(name).DEFAULT.meta
+    model = torchvision.models.get_model(name)
+    result = memory.measure(subject.make(model, (3, 64, 64), device="cpu", batch_size=1, precision=precision))
+    assert result.parameters_mb == pytest.approx(4e-6 * published["num_params"], rel=1e-12)
+    # The published files are of an older format, with less around each tensor.
+    assert result.model_file_mb == pytest.approx(2**20 / 1e6 * published["_file_size"], rel=0.015)
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    assert result.model_file_mb == pytest.approx(file.tell() / 1e6, rel=1e-3)
+
+
+def test_shared_weights_are_stored_once() -> None:
+    model = nn.Sequential(nn.Linear(100, 100, bias=False), nn.Linear(100, 100, bias=False))
+    model[1].weight = model[0].weight
+    model.register_buffer("view", model[0].weight.detach()[:50])
+    file = io.BytesIO()
+    torch.save(model.state_dict(), file)
+    assert memory._file_bytes(model) == file.tell() < 2 * 40_000
 
 
 def test_own_tensors_are_counted_once_and_as_they_are() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pynvml
@@ -12,6 +13,7 @@ from nas.measure import rapl
 from nas.measure.nvml import open_gpu
 from nas.measure.record import SensorError
 from nas.measure.sensor import open_sensors
+from nas.measure.watch import Watched
 
 UNSUPPORTED = pynvml.NVMLError_NotSupported()
 
@@ -26,6 +28,7 @@ def test_all_sensors_in_order_of_trust(board: SimulatedBoard, cuda: torch.device
     with open_sensors(cuda) as sensors:
         assert [sensor.read() for sensor in sensors.working] == [1000.0, 200.0, 190.0]
         assert [sensor.kind for sensor in sensors.working] == ["counter", "power", "power"]
+        assert sensors.refusals == ()
 
 
 def test_fallbacks(board: SimulatedBoard, cuda: torch.device) -> None:
@@ -33,6 +36,8 @@ def test_fallbacks(board: SimulatedBoard, cuda: torch.device) -> None:
     assert methods(cuda) == ["nvml_instant_power", "nvml_power"]
     board.instant_power_mw = UNSUPPORTED
     assert methods(cuda) == ["nvml_power"]
+    with open_sensors(cuda) as sensors:
+        assert sensors.refusals == ("NVML refuses the energy counter: Not Supported", "NVML refuses instant power: Not Supported")
     board.power_mw = pynvml.NVMLError_NoPermission()
     with pytest.raises(
         SensorError, match=r"energy counter: Not Supported; .*instant power: Not Supp.*usage: Insufficient Permissions"
@@ -127,7 +132,7 @@ def test_foreign_processes(
     with open_gpu(cuda) as gpu:
         assert gpu.foreign_processes() == foreign
     if foreign:
-        with pytest.raises(SensorError, match="other processes"):
+        with pytest.raises(SensorError, match="other compute processes"):
             methods(cuda)
 
 
@@ -143,12 +148,40 @@ def test_own_context_is_there_before_others_are_looked_for(
     assert held == [cuda]
 
 
+SEEN = Watched(None, None, None, (), others_cpus=1.0, foreign_processes=(ME + 2,), reason=None)
+
+
 def test_process_that_comes_later_is_noticed(board: SimulatedBoard, cuda: torch.device) -> None:
     with open_sensors(cuda) as sensors:
-        sensors.check()
+        assert sensors.check(None) == ()
         board.processes = [(ME, 1), (ME + 1, 1)]
-        with pytest.raises(SensorError, match=f"process {ME + 1}"):
-            sensors.check()
+        with pytest.raises(SensorError, match=rf"pid {ME + 1}\)"):
+            sensors.check(None)
+        with pytest.raises(SensorError, match=rf"pid {ME + 1}, {ME + 2}\)"):
+            sensors.check(SEEN)
+
+
+def test_sharers_are_flagged_if_the_user_asks_for_it(board: SimulatedBoard, cuda: torch.device) -> None:
+    board.mig, board.processes = (1, 1), [(ME, 1), (ME + 1, 1)]
+    with open_sensors(cuda, "flag") as sensors:
+        assert [sensor.method for sensor in sensors.working] == ["nvml_counter", "nvml_instant_power", "nvml_power"]
+        foreign = f"other compute processes on the board (pid {ME + 1}, {ME + 2})"
+        assert sensors.check(SEEN) == ("MIG has split the board", foreign)
+    for when_loaded in ("auto", "refuse"):
+        with pytest.raises(SensorError, match="whole board: MIG has split the board; other"), open_sensors(cuda, when_loaded):
+            pytest.fail("the board is shared")
+
+
+def test_others_on_the_cpu_forbid_only_where_the_user_says_so(monkeypatch: pytest.MonkeyPatch, powercap: PowercapTree) -> None:
+    powercap.zone("intel-rapl:0", "package-0", 5)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    for when_loaded in ("auto", "flag"):
+        with open_sensors(torch.device("cpu"), when_loaded) as sensors:
+            assert sensors.check(SEEN) == ("others kept 1.0 CPUs busy beside the 4 used",)
+            assert sensors.check(None) == sensors.check(replace(SEEN, others_cpus=None)) == ()
+            assert sensors.check(replace(SEEN, others_cpus=0.4)) == ()
+    with open_sensors(torch.device("cpu"), "refuse") as sensors, pytest.raises(SensorError, match=r"others kept 1\.0 CPUs busy"):
+        sensors.check(SEEN)
 
 
 @pytest.mark.parametrize("error", [pynvml.NVMLError_NoPermission(), pynvml.NVMLLibraryMismatchError()])

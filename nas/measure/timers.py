@@ -1,0 +1,191 @@
+"""The ways to run a forward pass again and again and to clock each one. How many, and what they tell, is ``timing``'s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from nas.measure.record import SensorError
+from nas.measure.subject import Subject
+
+Run = Callable[[], Any]
+
+CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+"""The first CPU's caches, one folder each (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu)."""
+
+_CAPTURE_WARM_UP = 3
+"""Passes before a capture: lazily made handles and workspaces cannot be captured (PyTorch, "CUDA semantics", CUDA graphs)."""
+
+
+def nothing() -> None:
+    """Do nothing."""
+
+
+class PassTimer(Protocol):
+    """Clocks single passes."""
+
+    def __call__(self, passes: int, before_wait: Run = nothing) -> list[float]:
+        """Run a block of passes and return the time of each in ms; ``before_wait`` is called while the block still runs."""
+
+
+class EventTimer:
+    """Time on the GPU between two events around each pass, all queued before one sync.
+
+    Args:
+        run: Queues one pass.
+        flush: Queued before each pass, outside its pair of events.
+    """
+
+    def __init__(self, run: Run, flush: Run = nothing) -> None:
+        self._run, self._flush = run, flush
+        # Recorded anew in each block: making an event costs the host as much as launching a small kernel.
+        self._pairs: list[tuple[torch.cuda.Event, torch.cuda.Event]] = []
+
+    def __call__(self, passes: int, before_wait: Run = nothing) -> list[float]:
+        """Time a block."""
+        while len(self._pairs) < passes:
+            self._pairs.append((_event(), _event()))
+        pairs = self._pairs[:passes]
+        for start, end in pairs:
+            self._flush()
+            start.record()
+            self._run()
+            end.record()
+        before_wait()
+        torch.cuda.synchronize()
+        return [start.elapsed_time(end) for start, end in pairs]
+
+
+class EnqueueTimer:
+    """Time that the host takes to queue a pass on an empty GPU: a full launch queue would make the host wait for the GPU."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+
+    def __call__(self, passes: int, before_wait: Run = nothing) -> list[float]:
+        """Time a block."""
+        times_ms = []
+        for left in reversed(range(passes)):
+            start_s = time.perf_counter()
+            self._run()
+            times_ms.append(1e3 * (time.perf_counter() - start_s))
+            if not left:
+                before_wait()
+            torch.cuda.synchronize()
+        return times_ms
+
+
+class HostTimer:
+    """Time of each pass by the host's clock, for passes that are done when they return.
+
+    Args:
+        run: Runs one pass.
+        flush: Called before each pass, outside its time.
+    """
+
+    def __init__(self, run: Run, flush: Run = nothing) -> None:
+        self._run, self._flush = run, flush
+
+    def __call__(self, passes: int, before_wait: Run = nothing) -> list[float]:
+        """Time a block."""
+        times_ms = []
+        for _ in range(passes):
+            self._flush()
+            start_s = time.perf_counter()
+            self._run()
+            times_ms.append(1e3 * (time.perf_counter() - start_s))
+        before_wait()
+        return times_ms
+
+
+def _event() -> torch.cuda.Event:
+    return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+
+
+def flusher(device: torch.device) -> Run:
+    """Return what overwrites a buffer as large as the device's last cache.
+
+    Raises:
+        SensorError: The size of the cache is not known.
+    """
+    # Reading it too: a plain fill of a large buffer on a CPU goes round the caches.
+    return partial(torch.zeros(cache_bytes(device) // 4, dtype=torch.int32, device=device).add_, 1)
+
+
+def cache_bytes(device: torch.device) -> int:
+    """Return the size of the device's last cache: L2 of a GPU, the highest level of a CPU.
+
+    Raises:
+        SensorError: Neither torch nor the system tells.
+    """
+    if device.type == "cuda":
+        size = int(torch.cuda.get_device_properties(device).L2_cache_size)
+    else:
+        size = max(map(_level_and_bytes, CPU_CACHES.glob("index*")), default=(0, 0))[1]
+    if not size:
+        raise SensorError(f"the size of the last cache of {device} is not known")
+    return size
+
+
+def _level_and_bytes(folder: Path) -> tuple[int, int]:
+    try:
+        level, size = (int((folder / "level").read_text()), (folder / "size").read_text().strip())
+        return level, int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]]
+    except (OSError, ValueError, LookupError) as error:
+        raise SensorError(f"the size of the cache in {folder} cannot be read ({error})") from error
+
+
+def captured(run: Run) -> Run:
+    """Capture one pass as a CUDA graph and return its replay.
+
+    Raises:
+        RuntimeError: The pass waits for the GPU or does something else that cannot be captured.
+    """
+    # Held from outside as well: torch stays on the capturing stream where ending a broken capture raises.
+    with torch.cuda.stream(torch.cuda.current_stream()):
+        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(_CAPTURE_WARM_UP):
+                run()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            run()
+    return graph.replay
+
+
+@contextmanager
+def compiled(subject: Subject) -> Iterator[tuple[Run, float]]:
+    """Compile the subject's network with ``torch.compile`` for the block; the network itself stays as it is.
+
+    Yields:
+        What runs a pass, and the seconds that the first one took. torch keeps compiled kernels on disk: having compiled the
+        same network before, it takes less.
+
+    Raises:
+        SensorError: Nothing of the network was compiled.
+        Exception: Whatever the compilers raise.
+    """
+    import torch._inductor.compile_fx  # seconds that are not this network's
+    from torch._dynamo.utils import counters
+
+    try:
+        run = partial(torch.compile(subject.model, dynamic=False), subject.example)
+        graphs, start_s = counters["stats"]["unique_graphs"], time.perf_counter()
+        run()
+        if subject.device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds = time.perf_counter() - start_s
+        # Switched off, or set to pass over errors, it would run the eager network under another name.
+        if counters["stats"]["unique_graphs"] == graphs:
+            raise SensorError("torch.compile is switched off here or finds nothing to compile in this network")
+        yield run, seconds
+    finally:
+        torch._dynamo.reset()

@@ -1,0 +1,78 @@
+"""Two processes never measure on one device at once, and a dead one does not keep it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.measure import lock
+from nas.measure.record import SensorError
+
+CPU = torch.device("cpu")
+HOLDER = """
+import sys, torch
+from pathlib import Path
+from nas.measure import lock
+lock._SHARED = Path(sys.argv[1])
+with lock.exclusive(torch.device("cpu"), 1):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(lock, "_SHARED", tmp_path)
+    return tmp_path
+
+
+def test_another_process_waits_until_the_first_is_done_or_dead(folder: Path) -> None:
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+    with pytest.raises(SensorError, match=r"another process measured on cpu for all of 0\.05 s"), lock.exclusive(CPU, 0.05):
+        pytest.fail("two at once")
+    holder.kill()
+    holder.communicate()
+    with lock.exclusive(CPU, 5.0):
+        pass
+
+
+def test_one_thread_may_nest_and_another_waits() -> None:
+    refused: list[str] = []
+
+    def other() -> None:
+        try:
+            with lock.exclusive(CPU, 0.01):
+                refused.append("no")
+        except SensorError:
+            refused.append("yes")
+
+    with lock.exclusive(CPU, 1.0), lock.exclusive(CPU, 1.0):
+        thread = threading.Thread(target=other)
+        thread.start()
+        thread.join()
+    assert refused == ["yes"]
+
+
+def test_all_users_may_take_it(folder: Path) -> None:
+    with lock.exclusive(CPU, 1.0):
+        path = lock.lock_path(CPU)
+        assert path.parent.stat().st_mode & 0o7777 == 0o1777
+        assert path.stat().st_mode & 0o777 == 0o666
+
+
+def test_a_folder_that_cannot_be_written(folder: Path) -> None:
+    (folder / "osa-nas-locks").write_text("a file where the folder should be")
+    with pytest.raises(SensorError, match="cannot be taken"), lock.exclusive(CPU, 1.0):
+        pytest.fail("no lock was there")
+
+
+def test_each_board_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "cuda_uuid", lambda device: f"GPU-{device.index}/../x")
+    paths = {lock.lock_path(torch.device("cuda", index)) for index in (0, 1)} | {lock.lock_path(CPU)}
+    assert len(paths) == 3 and len({path.parent for path in paths}) == 1
