@@ -65,40 +65,39 @@ def studies() -> list[str]:
     return sorted(names)
 
 
-def compose(command: str, root: Mapping[str, Any], groups: Mapping[str, str | None], arguments: Sequence[str]) -> Composed:
-    """Compose ``conf=<name>`` with the overrides of a command line.
+def compose(
+    command: str, root: Mapping[str, Any], groups: Mapping[str, str | None], arguments: Sequence[str], *, study: bool = True
+) -> Composed:
+    """Compose a command's configuration with the overrides of its command line.
 
     Args:
         command: Name of the command, for messages.
         root: The command's root keys and their values before any file is read.
-        groups: The groups that it is composed of, with their default options.
+        groups: The groups that it is composed of, with their default options; a later one may override an earlier one's keys.
         arguments: The command line, in Hydra's override grammar.
+        study: Whether the command needs ``conf=<name>``, which is read last.
 
     Raises:
         InputError: If an argument cannot be read, or names a study, an option or an environment variable that does not exist.
     """
     overrides = _parse(arguments)
     _reject_scalars(command, root, groups, overrides)
-    chosen = [override for override in overrides if override.key_or_group == "conf" and not override.is_delete()]
-    if not chosen:
-        raise InputError(f"conf is not set: choose a study with conf=<name>; there are {', '.join(studies())}.")
-    name = chosen[-1].value()
-    if not isinstance(name, str):
-        raise InputError(f"conf={name} is no study's name{suggestion(str(name), studies(), 'studies')}")
+    name = _chosen_study(overrides) if study else command
+    what = f"conf={name}" if study else f"the configuration of nas.{command}"
     folders = [str(path) for folder in conf_folders() for path in (folder, folder.parent)]
-    defaults = ["_self_", *({group: option} for group, option in groups.items()), {"conf": "???"}]
+    defaults = ["_self_", *({group: option} for group, option in groups.items()), *([{"conf": "???"}] if study else [])]
     search_path = [f"file://{folder}" for folder in folders[1:]]
     node = OmegaConf.create({"defaults": defaults, **root, "hydra": {"searchpath": search_path}})
     ConfigStore.instance().store(name=f"{command}_root", node=node)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=folders[0], version_base="1.3"):
-            config = hydra_compose(f"{command}_root", overrides=_settle(overrides, set(groups) | {"conf"}))
+            config = hydra_compose(f"{command}_root", overrides=_settle(overrides, {*groups, "conf"} if study else set(groups)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error, name, [*groups, "conf"]) from None
+        raise _explain(error, what, [*groups, *(["conf"] if study else [])]) from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
-        raise InputError(f"conf={name} is no readable YAML ({_place(error)}): mend the file.") from None
-    if "conf" in config and "conf" not in root:
+        raise InputError(f"{what} is no readable YAML ({_place(error)}): mend the file.") from None
+    if study and "conf" in config and "conf" not in root:
         raise InputError(f"conf={name} has no first line '# @package _global_': add it to the file.")
     _drop_arguments_of_another_target(config, overrides)
     try:
@@ -109,6 +108,16 @@ def compose(command: str, root: Mapping[str, Any], groups: Mapping[str, str | No
         raise _unresolved(error) from None
     assert isinstance(plain, dict)
     return Composed(name, {str(key): value for key, value in plain.items()}, _written(config))
+
+
+def _chosen_study(overrides: Sequence[Override]) -> str:
+    chosen = [override for override in overrides if override.key_or_group == "conf" and not override.is_delete()]
+    if not chosen:
+        raise InputError(f"conf is not set: choose a study with conf=<name>; there are {', '.join(studies())}.")
+    name = chosen[-1].value()
+    if not isinstance(name, str):
+        raise InputError(f"conf={name} is no study's name{suggestion(str(name), studies(), 'studies')}")
+    return name
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -162,18 +171,18 @@ def _settle(overrides: Sequence[Override], groups: set[str]) -> list[str]:
     return settled
 
 
-def _explain(error: Exception, study: str, groups: Sequence[str]) -> InputError:
+def _explain(error: Exception, what: str, groups: Sequence[str]) -> InputError:
     text = str(error)
     missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Unable to find .*?'([^']+)'", text)
     if missing:
         path = missing.group(1)
         group, _, option = path.rpartition("/")
         options = studies() if group == "conf" else _options(group)
-        what = "studies" if group == "conf" else "options"
-        return InputError(f"{group}={option} does not exist{suggestion(option, options, what)}")
+        kind = "studies" if group == "conf" else "options"
+        return InputError(f"{group}={option} does not exist{suggestion(option, options, kind)}")
     if isinstance(error, ConfigCompositionException) and "Multiple values for" in text:
         return InputError(f"{_first_line(error)}: give each of {', '.join(groups)} once.")
-    return InputError(f"conf={study} cannot be composed: {_first_line(error)}.")
+    return InputError(f"{what} cannot be composed: {_first_line(error)}.")
 
 
 def _raw(config: DictConfig) -> dict[Any, Any]:

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, MinLen
 
@@ -55,6 +55,7 @@ class SearchConfig:
         device: ``auto``, ``cpu`` or ``cuda:N``.
         objectives: Names of metrics; each is taken in its better direction.
         constraints: Bounds on metrics: an upper one where less is better, a lower one where more is.
+        references: Known networks that are trained and measured like the candidates, for comparison.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
     """
 
@@ -70,6 +71,7 @@ class SearchConfig:
     device: str = "auto"
     objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
     constraints: dict[str, float] = field(default_factory=dict)
+    references: tuple[str, ...] = ()
     allow_modules: tuple[str, ...] = ()
 
 
@@ -83,9 +85,108 @@ SEARCH_ROOT: Plain = {
     "device": "auto",
     "objectives": list(DEFAULT_OBJECTIVES),
     "constraints": None,
+    "references": [],
     "allow_modules": [],
 }
 """What holds before any file of ``conf/`` is read."""
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """All keys of ``nas.benchmark``.
+
+    Attributes:
+        name: Names the run folder and the page.
+        models: What is measured: names of torchvision, timm and our presets (``timm:…``, ``torchvision:…``, ``preset:…`` where
+            a name is ambiguous), ``<path>.yaml`` for an architecture, ``study:<run folder>`` for the front of a study.
+        batch_sizes: Images per forward pass.
+        precisions: Arithmetics, each measured apart.
+        measure: The measuring conditions; ``batch_size`` and ``precision`` are the two above.
+        input_size: Side of the square images; ``None`` takes each network's own.
+        num_classes: Classes of the networks that come without weights and data of their own.
+        run_dir: Folder of everything that the benchmark leaves behind.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+    """
+
+    name: str
+    models: Annotated[tuple[str, ...], MinLen(1)]
+    batch_sizes: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
+    precisions: Annotated[tuple[Literal["auto", "fp32", "tf32", "bf16", "fp16"], ...], MinLen(1)]
+    measure: MeasureSettings
+    run_dir: str
+    input_size: Annotated[int, Ge(1)] | None = None
+    num_classes: Annotated[int, Ge(1)] = 1000
+    device: str = "auto"
+
+
+BENCHMARK_GROUPS: Plain = {"measure": "thorough", "benchmark": "representative"}
+
+BENCHMARK_ROOT: Plain = {
+    "name": None,
+    "models": [],
+    "batch_sizes": [1, 2, 4, 8, 16, 32, 64],
+    "precisions": ["fp32"],
+    "input_size": None,
+    "num_classes": 1000,
+    "run_dir": "runs/benchmark/${name}",
+    "device": "auto",
+}
+
+
+@dataclass(frozen=True)
+class DoctorConfig:
+    """All keys of ``nas.doctor``.
+
+    Attributes:
+        measure: The measuring conditions.
+        device: ``auto``, ``cpu`` or ``cuda:N``.
+        runs: How often the built-in network is measured.
+        data_root: Folder that data sets are looked for in.
+    """
+
+    measure: MeasureSettings
+    device: str = "auto"
+    runs: Annotated[int, Ge(2)] = 3
+    data_root: str = "data"
+
+
+DOCTOR_GROUPS: Plain = {"measure": "default"}
+
+DOCTOR_ROOT: Plain = {"device": "auto", "runs": 3, "data_root": "data"}
+
+
+def parse_doctor(plain: Mapping[str, Any]) -> DoctorConfig:
+    """Check a composed configuration of ``nas.doctor`` and return it typed; raises like ``parse_search``."""
+    _reject_unknown("", plain, {f.name for f in dataclasses.fields(DoctorConfig)})
+    _check_measure(plain)
+    config: DoctorConfig = typed(DoctorConfig, plain)
+    return config
+
+
+def _check_measure(plain: Mapping[str, Any]) -> None:
+    measure = plain.get("measure")
+    if not isinstance(measure, Mapping):
+        raise InputError(f"measure={measure!r} cannot be used: it must be a mapping of keys; set measure.<key>=<value>.")
+    _reject_unknown("measure.", measure, {f.name for f in dataclasses.fields(MeasureSettings)})
+
+
+def parse_benchmark(plain: Mapping[str, Any]) -> BenchmarkConfig:
+    """Check a composed configuration of ``nas.benchmark`` and return it typed; raises like ``parse_search``."""
+    _reject_unknown("", plain, {f.name for f in dataclasses.fields(BenchmarkConfig)})
+    _check_measure(plain)
+    config: BenchmarkConfig = typed(BenchmarkConfig, plain)
+    for key, value, instead in (
+        ("batch_size", config.measure.batch_size, "batch_sizes"),
+        ("precision", config.measure.precision, "precisions"),
+    ):
+        if value != getattr(MeasureSettings, key):
+            raise InputError(f"measure.{key}={value} cannot be used here: set {instead}=[{value}].")
+    _check_name("name", config.name)
+    for key, values in (("models", config.models), ("batch_sizes", config.batch_sizes), ("precisions", config.precisions)):
+        repeated = [value for value in values if list(values).count(value) > 1]
+        if repeated:
+            raise InputError(f"{key}: {repeated[0]} is named twice; name each once.")
+    return config
 
 
 def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
@@ -118,7 +219,7 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     values["data"] = {key: value for key, value in data.items() if key in shared}
     values["constraints"] = values.get("constraints") or {}
     config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data"})
-    _check_name(config.study.name)
+    _check_name("study.name", config.study.name)
     _check_metrics(config)
     return config
 
@@ -129,10 +230,10 @@ def _reject_unknown(prefix: str, values: Mapping[str, Any], known: set[str]) -> 
             raise InputError(f"{prefix}{key} is not a known key{suggestion(str(key), known, 'keys')}")
 
 
-def _check_name(name: str) -> None:
+def _check_name(key: str, name: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
         raise InputError(
-            f"study.name={name!r} cannot be used: it names a folder, so take letters, digits, '.', '_' and '-', at most 100."
+            f"{key}={name!r} cannot be used: it names a folder, so take letters, digits, '.', '_' and '-', at most 100."
         )
 
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Protocol
 
-from optuna.trial import FrozenTrial
-
-from nas.engine import Engine
+from nas.engine import Engine, OnStage
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest
 from nas.interrupt import Interrupted, InterruptGate
+from nas.outcomes import Outcome
 from nas.study import Asked, Study
 
 
@@ -26,8 +25,24 @@ class Observer(Protocol):
         """A candidate entered a stage."""
         ...
 
-    def told(self, trial: FrozenTrial) -> None:
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        """An evaluation ended; its trial is not recorded yet."""
+        ...
+
+    def told(self, trial: Outcome) -> None:
         """A trial ended and is recorded."""
+        ...
+
+
+class ReferenceObserver(Protocol):
+    """Is told what happens to the reference networks."""
+
+    def reference_stage(self, name: str, stage: str) -> None:
+        """A reference entered a stage."""
+        ...
+
+    def reference_told(self, reference: Outcome) -> None:
+        """A reference was evaluated and is recorded."""
         ...
 
 
@@ -48,7 +63,9 @@ def run(
 
     def tell_done() -> None:
         for future in [future for future in pending if future.done()]:
-            observer.told(study.tell(pending.pop(future), future.result()))
+            number = pending.pop(future)
+            observer.evaluated(number, future.result())
+            observer.told(study.tell(number, future.result()))
 
     try:
         while True:
@@ -71,3 +88,28 @@ def run(
         for number in pending.values():
             study.release(number)
         raise
+
+
+def run_references(
+    study: Study,
+    engine: Engine,
+    requests: Mapping[str, EvaluationRequest],
+    observer: ReferenceObserver,
+    gate: InterruptGate,
+) -> None:
+    """Evaluate the reference networks that the study does not hold yet, one after the other; those that failed are tried again.
+
+    Raises:
+        Interrupted: If the gate was asked to stop.
+    """
+    known = {reference.name for reference in study.references if reference.state != "failed"}
+    for name, request in requests.items():
+        if name in known:
+            continue
+        with gate.interruptible():
+            evaluation = engine.submit(-1, request, _under(name, observer)).result()
+        observer.reference_told(study.record_reference(name, evaluation))
+
+
+def _under(name: str, observer: ReferenceObserver) -> OnStage:
+    return lambda _, stage: observer.reference_stage(name, stage)

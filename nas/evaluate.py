@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import gc
-import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -15,7 +12,8 @@ import torch
 from torch import nn
 
 from nas.errors import InputError, RunError
-from nas.measure import complexity, device, energy, latency, memory
+from nas.failures import first_line, is_out_of_memory
+from nas.measure.measurement import Measurement, Measuring
 from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
 from nas.train.data import DataBundle, DataRequest, load_bundle
@@ -25,11 +23,6 @@ from search_spaces.base import Architecture, SearchSpace
 
 Failure = Literal["out_of_memory", "timeout", "crash", "diverged", "error"]
 OnStage = Callable[[str], None]
-
-# Exhausted memory that torch reports as a plain RuntimeError: its CPU allocator's, the CUDA runtime's and the libraries'.
-_OUT_OF_MEMORY = re.compile(
-    r"can't allocate memory|CUDA( driver)? error: out of memory|(CUBLAS|CUDNN)_STATUS_ALLOC_FAILED", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True)
@@ -50,7 +43,6 @@ class EvaluationRequest:
     measure: MeasureConditions
     device: str
     seed: int
-    with_energy: bool = True
     required: tuple[str, ...] = ()
 
 
@@ -59,13 +51,15 @@ class Metrics:
     """What was found out about one candidate, under the names that a trial records. ``None`` was not measured.
 
     Attributes:
-        latency_ms: Median for the whole batch.
+        latency_ms: Median for the whole batch; ``latency_graph_ms`` and its like are the variants that were asked for.
+        latency_noise: Relative standard deviation of its blocks' means, where it is timed by blocks.
         latency_warm: Whether times had stopped drifting when timing began.
-        energy_j: Gross joules per image.
-        energy_window_s: Time over which the energy sensor was read.
+        energy_j: Gross joules per image; ``energy_net_j`` without what the idle device spends.
+        energy_uncertainty_j: What the sensor's ticks and the spread of windows leave open, without the sensor's bias.
         peak_memory_mb: Highest memory asked for during a forward pass.
         process_memory_mb: All that the process held on the GPU after it, data and CUDA context included.
-        measure_seconds: Wall time of counting and measuring.
+        measure_flags: What makes the figures doubtful, such as another load on the device.
+        measure_seconds: Wall time of counting and measuring, without waiting for the device.
     """
 
     architecture_id: str
@@ -75,20 +69,34 @@ class Metrics:
     mult_adds: int | None = None
     flops: int | None = None
     mem_access: int | None = None
+    mem_access_bound: float | None = None
     latency_ms: float | None = None
     latency_iqr_ms: float | None = None
+    latency_noise: float | None = None
     latency_stop_reason: str | None = None
     latency_warm: bool | None = None
+    latency_graph_ms: float | None = None
+    latency_compiled_ms: float | None = None
+    latency_enqueue_ms: float | None = None
+    latency_cold_ms: float | None = None
+    compile_seconds: float | None = None
     images_per_s: float | None = None
     flops_per_s: float | None = None
     energy_j: float | None = None
+    energy_uncertainty_j: float | None = None
+    energy_net_j: float | None = None
     energy_method: str | None = None
-    energy_window_s: float | None = None
+    power_w: float | None = None
+    idle_power_w: float | None = None
+    parameters_mb: float | None = None
+    model_file_mb: float | None = None
     peak_memory_mb: float | None = None
+    reserved_memory_mb: float | None = None
     process_memory_mb: float | None = None
     epochs: int | None = None
     train_loss: tuple[float, ...] | None = None
     train_seconds: float | None = None
+    measure_flags: tuple[str, ...] = ()
     measure_seconds: float | None = None
 
 
@@ -101,16 +109,19 @@ class Evaluation:
         reasons: For each metric that is ``None``, why.
         failure: Kind of failure, ``None`` if there was none.
         failure_reason: One sentence: stage, kind and message.
+        measurement: Everything that the meters recorded, raw samples included; ``None`` if none was reached.
     """
 
     metrics: Metrics
     reasons: dict[str, str] = field(default_factory=dict)
     failure: Failure | None = None
     failure_reason: str | None = None
+    measurement: Measurement | None = None
 
     def attributes(self) -> dict[str, Any]:
         """Return flat JSON-able attributes: every metric, ``<metric>_reason`` where it is missing, and the failure."""
         flat = {f.name: getattr(self.metrics, f.name) for f in fields(self.metrics)}
+        flat["measure_flags"] = list(self.metrics.measure_flags)
         flat |= {f"{name}_reason": reason for name, reason in self.reasons.items()}
         if self.failure:
             flat |= {"failure": self.failure, "failure_reason": self.failure_reason}
@@ -155,9 +166,7 @@ def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None)
 def _kind(error: Exception) -> Failure:
     if isinstance(error, TrainingDiverged):
         return "diverged"
-    if isinstance(error, torch.OutOfMemoryError | MemoryError) or _OUT_OF_MEMORY.search(str(error)):
-        return "out_of_memory"
-    return "error"
+    return "out_of_memory" if is_out_of_memory(error) else "error"
 
 
 def _check_usable(where: torch.device, evaluation: Evaluation) -> None:
@@ -165,10 +174,9 @@ def _check_usable(where: torch.device, evaluation: Evaluation) -> None:
     try:
         torch.cuda.synchronize(where)
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[0]
         raise RunError(
-            f"{where} cannot be used any more by this process ({text}) after a candidate failed ({evaluation.failure_reason}): "
-            "start the command again to go on."
+            f"{where} cannot be used any more by this process ({first_line(error)}) after a candidate failed "
+            f"({evaluation.failure_reason}): start the command again to go on."
         ) from error
 
 
@@ -199,6 +207,7 @@ class _Way:
         self.stage = "build"
         self.found: dict[str, Any] = {"architecture_id": request.architecture.id}
         self.reasons: dict[str, str] = {}
+        self.measurement: Measurement | None = None
 
     def walk(self) -> None:
         request = self.request
@@ -207,48 +216,23 @@ class _Way:
         self._enter("build")
         torch.manual_seed(request.seed)
         model = request.space.build(request.architecture, bundle.input_shape[0], bundle.num_classes)
-        started = time.perf_counter()
-        try:
-            self._measure(model, bundle.input_shape)
-        finally:
-            self.found["measure_seconds"] = time.perf_counter() - started
+        self._measure(model, bundle.input_shape)
         gc.collect()  # the copies that were counted and timed, where reference cycles hold them
         self._train(model, bundle)
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
-        request, conditions = self.request, self.request.measure
-        self._enter("complexity")
-        cost = complexity.count(model, input_shape)
-        self.found |= {
-            "params": cost.params,
-            "mult_adds": cost.mult_adds,
-            "flops": cost.flops,
-            "mem_access": cost.mem_access,
-        }
-        self._enter("latency")
-        timed = device.prepare(copy.deepcopy(model), conditions)
-        example = device.example_input(input_shape, conditions)
-        time_ = latency.measure(timed, example, conditions)
-        batch_seconds = time_.median_ms / 1000
-        self.found |= {
-            "latency_ms": time_.median_ms,
-            "latency_iqr_ms": time_.iqr_ms,
-            "latency_stop_reason": time_.stop_reason,
-            "latency_warm": time_.warm,
-            "images_per_s": conditions.batch_size / batch_seconds,
-            "flops_per_s": cost.flops * conditions.batch_size / batch_seconds,
-        }
-        self._enter("memory")
-        peak = memory.measure(timed, example, conditions)
-        self._take("process_memory_mb", peak.process_mb, peak.process_reason)
-        self._take("peak_memory_mb", peak.peak_memory_mb, peak.reason)
-        self._enter("energy")
-        if request.with_energy:
-            joules = energy.measure(timed, example, conditions)
-            self.found |= {"energy_method": joules.method, "energy_window_s": joules.window_s}
-            self._take("energy_j", joules.energy_j, joules.reason)
-        else:
-            self._take("energy_j", None, "measure.energy is false")
+        measuring = Measuring(input_shape, self.request.measure, self._enter)
+        try:
+            measuring.count(model)
+            measuring.measure(model)
+        finally:
+            self.measurement = measuring.result()
+            self.found |= self.measurement.figures()
+            self.reasons |= self.measurement.reasons()
+        self.stage = "measure"
+        for metric in self.request.required:
+            if metric in self.reasons:
+                raise SensorError(f"{metric} is needed and could not be measured: {self.reasons[metric]}")
 
     def _train(self, model: nn.Module, bundle: DataBundle) -> None:
         request = self.request
@@ -272,17 +256,9 @@ class _Way:
         self.stage = stage
         self.on_stage(stage)
 
-    def _take(self, metric: str, value: float | None, reason: str | None) -> None:
-        self.found[metric] = value
-        if value is None:
-            self.reasons[metric] = reason or "no reason was given"
-            if metric in self.request.required:
-                raise SensorError(f"{metric} is needed and could not be measured: {self.reasons[metric]}")
-
     def result(self) -> Evaluation:
-        return Evaluation(Metrics(**self.found), dict(self.reasons))
+        return Evaluation(Metrics(**self.found), dict(self.reasons), measurement=self.measurement)
 
     def failed(self, failure: Failure, error: BaseException) -> Evaluation:
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        reason = f"{self.stage}: {type(error).__name__}: {text}"[:500]
-        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason)
+        reason = f"{self.stage}: {type(error).__name__}: {first_line(error)}"[:500]
+        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason, self.measurement)

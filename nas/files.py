@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -66,10 +67,20 @@ def write_architecture(run_dir: Path, number: int, text: str) -> None:
         write_text(path, text)
 
 
-def write_front(run_dir: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write ``front.csv``: one row per network on the front, a column per name, nothing where a value is missing."""
+def write_measurement(run_dir: Path, number: int, record: Mapping[str, Any]) -> None:
+    """Write ``trials/<number>/measurement.json``: everything that the meters recorded, raw samples included."""
+    write_json(run_dir / "trials" / str(number) / "measurement.json", record)
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Write plain data as JSON; numbers come back as they were."""
+    write_text(path, json.dumps(data) + "\n")
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write a table: a row per mapping, a column per name, nothing where a value is missing; other keys are left out."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(columns), extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    write_text(run_dir / "front.csv", buffer.getvalue())
+    write_text(path, buffer.getvalue())

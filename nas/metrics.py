@@ -19,6 +19,7 @@ class Metric:
         direction: Which way is better.
         stage: The stage of an evaluation that yields it; only ``latency``, ``energy``, ``memory`` and ``train`` need the device.
         meaning: One line for tables and ``--help``.
+        variant: For a latency other than the eager one, the variant of ``measure.variants`` that yields it.
     """
 
     name: str
@@ -26,6 +27,7 @@ class Metric:
     direction: Direction
     stage: Stage
     meaning: str
+    variant: str | None = None
 
 
 _TABLE = (
@@ -33,10 +35,21 @@ _TABLE = (
     Metric("top5", "fraction", "maximize", "train", "validation images whose class is among the first five guesses"),
     Metric("latency_ms", "ms", "minimize", "latency", "median time of one forward pass of a whole batch"),
     Metric("latency_iqr_ms", "ms", "minimize", "latency", "interquartile range of that time: its spread"),
+    Metric("latency_graph_ms", "ms", "minimize", "latency", "the same replayed from a CUDA graph: without launches", "graph"),
+    Metric("latency_compiled_ms", "ms", "minimize", "latency", "the same after torch.compile", "compiled"),
+    Metric("latency_enqueue_ms", "ms", "minimize", "latency", "the host's share: time to queue a forward pass", "enqueue"),
+    Metric("latency_cold_ms", "ms", "minimize", "latency", "the same with the caches flushed before each pass", "cold"),
     Metric("images_per_s", "images/s", "maximize", "latency", "batch size over latency"),
     Metric("flops_per_s", "FLOP/s", "maximize", "latency", "FLOPs of a batch over latency: how well the device is used"),
     Metric("energy_j", "J/image", "minimize", "energy", "gross energy per image from the device's own counter"),
+    Metric("energy_net_j", "J/image", "minimize", "energy", "the same without what the idle device spends"),
+    Metric("power_w", "W", "minimize", "energy", "mean power while the energy was taken"),
     Metric("peak_memory_mb", "MB", "minimize", "memory", "highest memory in use during a forward pass"),
+    Metric(
+        "process_memory_mb", "MB", "minimize", "memory", "all of the board's memory that the process holds, CUDA context included"
+    ),
+    Metric("parameters_mb", "MB", "minimize", "complexity", "the parameters as fp32"),
+    Metric("model_file_mb", "MB", "minimize", "complexity", "the weights as a file"),
     Metric("train_seconds", "s", "minimize", "train", "wall time of the brief training"),
     Metric("measure_seconds", "s", "minimize", "complexity", "wall time of counting and measuring"),
     Metric("params", "parameters", "minimize", "complexity", "learnable parameters"),
@@ -49,6 +62,7 @@ _TABLE = (
     ),
     Metric("flops", "FLOPs", "minimize", "complexity", "2 x mult_adds per image"),
     Metric("mem_access", "elements", "minimize", "complexity", "memory access cost of all convolutions per image"),
+    Metric("mem_access_bound", "elements", "minimize", "complexity", "the least mem_access at the same operations: c_in = c_out"),
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}

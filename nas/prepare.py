@@ -15,6 +15,7 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler
 
+from nas.catalogue import ReferenceArchitecture, ReferenceSpace, find
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config import SearchConfig
@@ -22,7 +23,7 @@ from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
 from nas.measure.device import resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
-from nas.measure.settings import MeasureConditions
+from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.metrics import METRICS, Metric
 from nas.sampling import TrialSeededSampler
 from nas.storage import StorageSpec, open_storage, storage_spec
@@ -44,6 +45,7 @@ class Prepared:
     """A search that can begin.
 
     Attributes:
+        references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
     """
 
@@ -53,6 +55,7 @@ class Prepared:
     storage: StorageSpec
     run_dir: Path
     request_for: Callable[[Asked], EvaluationRequest]
+    references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
 
 
@@ -66,8 +69,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
     device = resolve_device(config.device)
-    conditions = resolve_conditions(config.measure, device)
     objectives, dropped = _available_objectives(config, device)
+    conditions = resolve_conditions(_with_variants(config, objectives), device)
     space = build_target("space", config.space, config.allow_modules)
     if not isinstance(space, SearchSpace):
         raise InputError(f"space._target_={config.space['_target_']} is no design space: it must have suggest, build and preset.")
@@ -110,21 +113,39 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
-    def request_for(asked: Asked) -> EvaluationRequest:
+    references = {name: ReferenceArchitecture(find(name).name) for name in config.references}
+
+    def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
         return EvaluationRequest(
             space=space,
-            architecture=asked.architecture,
+            architecture=architecture,
             data=data,
             train=config.train,
             numeric=numeric,
             measure=conditions,
             device=str(device),
             seed=config.seed,
-            with_energy=config.measure.energy,
             required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
         )
 
-    return Prepared(plan, space, sampler, spec, run_dir, request_for, tuple(notes))
+    return Prepared(
+        plan=plan,
+        space=space,
+        sampler=sampler,
+        storage=spec,
+        run_dir=run_dir,
+        request_for=lambda asked: request_for(space, asked.architecture),
+        references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
+        notes=tuple(notes),
+    )
+
+
+def _with_variants(config: SearchConfig, objectives: tuple[Metric, ...]) -> MeasureSettings:
+    """Add the ways of running a network that an objective, a constraint or a requirement needs to those that were asked for."""
+    names = (*(metric.name for metric in objectives), *config.constraints, *config.measure.require)
+    needed = [METRICS[name].variant for name in names if METRICS[name].variant]
+    variants = tuple(dict.fromkeys([*config.measure.variants, *needed]))
+    return replace(config.measure, variants=variants)  # type: ignore[arg-type]
 
 
 def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[Metric, ...], dict[str, str]]:
@@ -230,7 +251,9 @@ def _conditions(
     for key, value in flatten(composed.written["space"]).items():
         if "${" in str(value):
             space[key] = f"{value} {hashlib.sha256(str(space.get(key)).encode()).hexdigest()[:12]}"
-    measure = {key: value for key, value in asdict(measured).items() if key != "device"}
+    # These decide whether a figure is taken, or what is taken beside it, and not what it is.
+    apart = ("device", "variants", "when_loaded", "lock_seconds")
+    measure = {key: value for key, value in measured.to_dict().items() if key not in apart}
     return {
         "objectives": [metric.name for metric in objectives],
         "constraints": dict(config.constraints),
@@ -238,7 +261,7 @@ def _conditions(
         "space": space,
         "data": {**data, "fingerprint": bundle.fingerprint, "split": bundle.split_digest, "sizes": dict(bundle.sizes)},
         "train": asdict(replace(config.train, precision=numeric.precision, memory_format=numeric.memory_format)),
-        "measure": {**measure, "energy": config.measure.energy},
+        "measure": measure,
         "device": device.identity(),
     }
 

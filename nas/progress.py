@@ -6,7 +6,6 @@ import time
 from collections.abc import Sequence
 from types import TracebackType
 
-from optuna.trial import FrozenTrial, TrialState
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -14,7 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from nas.analyse.hypervolume import normalised_hypervolume
+from nas.console import clock
 from nas.metrics import METRICS
+from nas.outcomes import Domination, Outcome, dominations
 from nas.study import Study
 from nas.tables import front_table, show
 
@@ -30,15 +31,17 @@ class Progress:
     """
 
     def __init__(self, study: Study, console: Console) -> None:
-        self.front: list[FrozenTrial] = []
+        self.front: list[Outcome] = []
+        self.references: list[Outcome] = study.references
+        self.dominated: list[Domination] = []
         self._hypervolume = 0.0
         self._study, self._console = study, console
         finished = study.finished
         self._done = self._done_before = len(finished)
-        self._failed = sum(trial.state == TrialState.FAIL for trial in finished)
+        self._failed = sum(trial.state == "failed" for trial in finished)
         self._look()
         self._began = time.monotonic()
-        self._stages: dict[int, str] = {}
+        self._stages: dict[str, str] = {}
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Progress:
@@ -51,13 +54,28 @@ class Progress:
 
     def stage(self, number: int, stage: str) -> None:
         """Note that trial ``number`` has entered a stage."""
-        self._stages[number] = stage
+        self._stages[str(number)] = f"trial {number}: {stage}"
 
-    def told(self, trial: FrozenTrial) -> bool:
+    def reference_stage(self, name: str, stage: str) -> None:
+        """Note that the evaluation of a reference has entered a stage."""
+        self._stages[name] = f"reference {name}: {stage}"
+
+    def reference_told(self, reference: Outcome) -> None:
+        """Note that a reference is recorded."""
+        self._stages.pop(reference.name, None)
+        self.references = [*(known for known in self.references if known.name != reference.name), reference]
+        self._look()
+        if reference.state == "failed":
+            line = f"reference {reference.name}  failed: {reference.failure_reason}"
+        else:
+            line = "  ".join([f"reference {reference.name}", *self._values(reference)])
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def told(self, trial: Outcome) -> bool:
         """Note that a trial ended; returns whether it changed the front."""
-        self._stages.pop(trial.number, None)
+        self._stages.pop(trial.name, None)
         self._done += 1
-        self._failed += trial.state == TrialState.FAIL
+        self._failed += trial.state == "failed"
         before = [t.number for t in self.front]
         self._look()
         if not self._console.is_terminal:
@@ -67,7 +85,11 @@ class Progress:
     def _look(self) -> None:
         feasible = self._study.feasible()
         self.front = self._study.front(feasible)
+        self.dominated = dominations(self.front, self.references, self._study.plan.objectives)
         self._hypervolume = normalised_hypervolume(self._study.minimised(feasible)) if feasible else 0.0
+
+    def _values(self, network: Outcome) -> list[str]:
+        return [f"{m.name} {show(m, network.attributes.get(m.name))}" for m in self._study.plan.objectives]
 
     def _seconds_left(self) -> float | None:
         done_now = self._done - self._done_before
@@ -79,13 +101,12 @@ class Progress:
         seconds = self._seconds_left()
         return "" if seconds is None else f"{clock(seconds)} left"
 
-    def _line(self, trial: FrozenTrial) -> str:
+    def _line(self, trial: Outcome) -> str:
         head = f"trial {self._done}/{self._study.plan.trials}"
-        if trial.state == TrialState.FAIL:
-            return f"{head}  failed: {trial.user_attrs.get('failure_reason')}"
-        parts = [f"{m.name} {show(m, trial.user_attrs.get(m.name))}" for m in self._study.plan.objectives]
+        if trial.state == "failed":
+            return f"{head}  failed: {trial.failure_reason}"
         on_front = "on the front" if any(t.number == trial.number for t in self.front) else "dominated or infeasible"
-        return "  ".join([head, *parts, on_front, f"hypervolume {self._hypervolume:.3f}", self._left()]).rstrip()
+        return "  ".join([head, *self._values(trial), on_front, f"hypervolume {self._hypervolume:.3f}", self._left()]).rstrip()
 
     def _panel(self) -> RenderableType:
         plan = self._study.plan
@@ -93,21 +114,15 @@ class Progress:
         bar = ProgressBar(total=plan.trials, completed=self._done, width=30)
         elapsed = clock(time.monotonic() - self._began)
         head.add_row(Text(plan.name, style="bold"), f"{self._done} of {plan.trials} trials", bar, elapsed, self._left())
-        now = "   ".join(f"trial {number}: {stage}" for number, stage in sorted(self._stages.items()))
+        now = "   ".join(self._stages.values())
         state = f"hypervolume {self._hypervolume:.3f} of the box between the best and the worst values seen"
         failed = f"   failed {self._failed}" if self._failed else ""
         return Group(head, Text(now or "…", style="cyan"), Text(state + failed, style="dim"), *self._best(self.front))
 
-    def _best(self, front: Sequence[FrozenTrial]) -> list[RenderableType]:
+    def _best(self, front: Sequence[Outcome]) -> list[RenderableType]:
         if not front:
             return []
         names = [metric.name for metric in self._study.plan.objectives if metric.name in METRICS]
         more = [Text(f"… and {len(front) - _ROWS} more", style="dim")] if len(front) > _ROWS else []
-        return [front_table(front, names, self._study.plan.constraints, limit=_ROWS), *more]
-
-
-def clock(seconds: float) -> str:
-    """Return a duration as ``m:ss`` or ``h:mm:ss``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+        constraints = self._study.plan.constraints
+        return [front_table(front, names, constraints, _ROWS, self.references, self.dominated), *more]

@@ -15,9 +15,10 @@ from nas.errors import InputError
 from nas.secrets import mask_password
 
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
-    from optuna.trial import FrozenTrial
     from rich.console import Console
 
+    from nas.evaluate import Evaluation
+    from nas.outcomes import Domination, Outcome
     from nas.prepare import Prepared
     from nas.progress import Progress
     from nas.study import Asked, Study
@@ -40,14 +41,12 @@ that trade the objectives best are kept. The same command again continues the st
   train.*                  the recipe: train.epochs, train.batch_size, train.peak_lr, ...
   measure.*                measure.batch_size, measure.precision, measure.require, ...
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
+  references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   allow_modules            your own modules that a _target_ may name
 
 options: --help, and --cfg to print the composed configuration and stop
 exit code: 0 done, 1 the run failed, 2 the input cannot be used, 130 interrupted
 """
-
-
-_FILE_WIDTH = 160  # a log file has no width; the widest table fits
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -75,22 +74,19 @@ def main(arguments: Sequence[str]) -> int:
         print(yaml.safe_dump(composed.written, sort_keys=False, allow_unicode=True), end="")
         return 0
 
-    from rich.console import Console
-
+    from nas.console import make_console
     from nas.prepare import prepare_search
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_FILE_WIDTH)
+    console = make_console()
     with console.status("preparing"):
         prepared = prepare_search(config, composed)
     return _search(prepared, composed, overrides, console)
 
 
 def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], console: Console) -> int:
-    from nas.driver import run
+    from nas.driver import run, run_references
     from nas.engine import InlineEngine
-    from nas.files import make_run_dir, write_config
+    from nas.files import make_run_dir, write_config, write_json
     from nas.interrupt import Interrupted, InterruptGate
     from nas.owner import Owner
     from nas.progress import Progress
@@ -107,6 +103,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         with owner.election():  # two commands begun at once must not both make the tables
             study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
         write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
+        write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
         done = len(study.finished)
         more = f", {done} of them done" if done else ""
         console.print(f"study [bold]{prepared.plan.name}[/]: {prepared.plan.trials} trials{more}, in {prepared.run_dir}")
@@ -114,7 +111,9 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
             console.print(note, markup=False, soft_wrap=True)
         with gate.installed(), Progress(study, console) as progress:
             try:
-                run(study, InlineEngine(), prepared.request_for, _Recorder(prepared, study, progress), gate)
+                engine, recorder = InlineEngine(), _Recorder(prepared, study, progress)
+                run_references(study, engine, prepared.references, recorder, gate)
+                run(study, engine, prepared.request_for, recorder, gate)
             except Interrupted:
                 interrupted = True
         _finish(prepared, study, overrides, console, interrupted)
@@ -159,38 +158,68 @@ class _Recorder:
     def stage(self, number: int, stage: str) -> None:
         self._progress.stage(number, stage)
 
-    def told(self, trial: FrozenTrial) -> None:
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        from nas.files import write_measurement
+
+        if evaluation.measurement is not None:
+            write_measurement(self._prepared.run_dir, number, evaluation.measurement.to_dict())
+
+    def told(self, trial: Outcome) -> None:
         if self._progress.told(trial):
-            _write_front(self._prepared, self._progress.front)
+            _write_front(self._prepared, self._progress.front, self._progress.dominated)
+
+    def reference_stage(self, name: str, stage: str) -> None:
+        self._progress.reference_stage(name, stage)
+
+    def reference_told(self, reference: Outcome) -> None:
+        self._progress.reference_told(reference)
+        _write_references(self._prepared, self._progress.references)
 
 
-def _write_front(prepared: Prepared, front: Sequence[FrozenTrial]) -> None:
-    from nas.files import write_front
+def _write_front(prepared: Prepared, front: Sequence[Outcome], dominated: Sequence[Domination]) -> None:
+    from nas.files import write_csv
     from nas.tables import front_columns, front_row
 
-    columns = front_columns([metric.name for metric in prepared.plan.objectives], list(prepared.plan.constraints))
-    write_front(prepared.run_dir, columns, [front_row(trial) for trial in front])
+    objectives = [metric.name for metric in prepared.plan.objectives]
+    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references))
+    write_csv(prepared.run_dir / "front.csv", columns, [front_row(network, dominated) for network in front])
+
+
+def _write_references(prepared: Prepared, references: Sequence[Outcome]) -> None:
+    from nas.files import write_csv
+    from nas.tables import front_row, reference_columns
+
+    columns = reference_columns([metric.name for metric in prepared.plan.objectives], list(prepared.plan.constraints))
+    write_csv(prepared.run_dir / "references.csv", columns, [front_row(network) for network in references])
 
 
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
-    from nas.study import failures
-    from nas.tables import front_table
+    from nas.outcomes import dominations
+    from nas.tables import front_table, show_gain
 
     plan, run_dir = prepared.plan, prepared.run_dir
-    front = study.front()
-    _write_front(prepared, front)
+    front, references = study.front(), study.references
+    dominated = dominations(front, references, plan.objectives)
+    _write_front(prepared, front, dominated)
     finished = study.finished
-    failed = list(failures(finished))
+    failed = [trial for trial in finished if trial.state == "failed"]
     console.print()
-    for number, reason in failed[:5]:
-        console.print(f"trial {number} failed: {reason}", markup=False, soft_wrap=True)
+    for trial in failed[:5]:
+        console.print(f"trial {trial.name} failed: {trial.failure_reason}", markup=False, soft_wrap=True)
     if len(failed) > 5:
         console.print(f"... and {len(failed) - 5} more failed; each trial's attributes say why")
-    distinct = len({trial.user_attrs.get("architecture_id") for trial in finished})
+    distinct = len({trial.attributes.get("architecture_id") for trial in finished})
     console.print(f"{'interrupted after' if interrupted else 'done:'} {len(finished)} trials, {distinct} distinct architectures")
     if front:
         console.print(f"the networks that no other one beats ({len(front)}):")
-        console.print(front_table(front, [metric.name for metric in plan.objectives], plan.constraints))
+        names = [metric.name for metric in plan.objectives]
+        console.print(front_table(front, names, plan.constraints, references=references, dominated=dominated))
+        for domination in dominated:
+            gains = ", ".join(show_gain(metric, domination) for metric in plan.objectives)
+            console.print(f"trial {domination.network.name} dominates {domination.reference.name}: {gains}", soft_wrap=True)
+        for reference in references:
+            if reference.state != "failed" and all(d.reference.name != reference.name for d in dominated):
+                console.print(f"no network on the front dominates {reference.name}", soft_wrap=True)
     elif finished and not study.feasible():
         console.print("no network keeps every constraint: loosen constraints, or widen the space")
     console.print(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +20,7 @@ from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.metrics import METRICS, Metric
+from nas.outcomes import Outcome, State
 from nas.owner import Owner
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
@@ -27,7 +28,13 @@ from search_spaces.base import Architecture, SearchSpace
 MOST_ATTEMPTS = 3
 """Times that a trial is begun before it is taken for the cause of its process's death."""
 
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+_REFERENCE = "reference:"
+"""Begins the name of the study attribute that holds a reference."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +122,38 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     @property
-    def finished(self) -> list[FrozenTrial]:
+    def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
-        return self._study.get_trials(deepcopy=False, states=FINISHED)
+        return [_outcome(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(_STATES))]
+
+    @property
+    def references(self) -> list[Outcome]:
+        """The reference networks that were evaluated under this study's conditions; they are no trials."""
+        found = []
+        for key, attributes in self._study.user_attrs.items():
+            if key.startswith(_REFERENCE):
+                found.append(self._reference(key.removeprefix(_REFERENCE), attributes))
+        return found
+
+    def record_reference(self, name: str, evaluation: Evaluation) -> Outcome:
+        """Keep the evaluation of a reference network; the sampler does not learn of it."""
+        attributes = evaluation.attributes()
+        missing = None if evaluation.failure else self._missing(attributes)
+        if missing:
+            attributes |= {"failure": "error", "failure_reason": missing}
+        self._study.set_user_attr(f"{_REFERENCE}{name}", attributes)
+        return self._reference(name, attributes)
+
+    def _reference(self, name: str, attributes: Mapping[str, Any]) -> Outcome:
+        return Outcome(name, None, "failed" if attributes.get("failure") else "complete", attributes)
+
+    def _missing(self, attributes: Mapping[str, Any]) -> str | None:
+        """Return which objective or constraint has no value, and why."""
+        for name in (*(metric.name for metric in self.plan.objectives), *self.plan.constraints):
+            if not _finite(attributes.get(name)):
+                reason = attributes.get(f"{name}_reason") or f"its value was {attributes.get(name)}"
+                return f"{name} has no finite value: {reason}"
+        return None
 
     def ask(self) -> Asked | None:
         """Return the next candidate, ``None`` when the study has, or will have, all its trials.
@@ -136,7 +172,7 @@ class Study:
                 self._running[trial.number] = trial
                 return Asked(trial.number, architecture)
 
-    def tell(self, number: int, evaluation: Evaluation) -> FrozenTrial:
+    def tell(self, number: int, evaluation: Evaluation) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, or failed with its reason."""
         trial = self._running.pop(number)
         # An attempt that was cut off while its failure was being written must not fail the attempt after it.
@@ -144,16 +180,16 @@ class Study:
         try:
             for key, value in {**stale, **evaluation.attributes()}.items():
                 trial.set_user_attr(key, value)
-            return self._finish(trial)
+            return _outcome(self._finish(trial))
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
-            return self.trials[number]
+            return _outcome(self.trials[number])
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
         trial = self._running.pop(number)
         trial.set_user_attr("attempt", trial.user_attrs["attempt"] - 1)
 
-    def front(self, feasible: Sequence[FrozenTrial] | None = None) -> list[FrozenTrial]:
+    def front(self, feasible: Sequence[Outcome] | None = None) -> list[Outcome]:
         """Return the feasible trials that no other one dominates, best first by the first objective.
 
         Args:
@@ -167,19 +203,21 @@ class Study:
         order = np.argsort(values[:, 0], kind="stable")
         return [trials[index] for index in order if best[index]]
 
-    def feasible(self) -> list[FrozenTrial]:
+    def feasible(self) -> list[Outcome]:
         """Return the complete trials that keep every constraint."""
         return [
             trial
             for trial in self.finished
-            if trial.state == TrialState.COMPLETE
-            and all(miss <= 0 for miss in violations(trial.user_attrs, self.plan.constraints).values())
+            if trial.state == "complete"
+            and all(miss <= 0 for miss in violations(trial.attributes, self.plan.constraints).values())
         ]
 
-    def minimised(self, trials: Sequence[FrozenTrial]) -> NDArray[np.float64]:
+    def minimised(self, trials: Sequence[Outcome]) -> NDArray[np.float64]:
         """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
-        signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in self.plan.objectives])
-        values = np.array([trial.values for trial in trials], dtype=np.float64).reshape(len(trials), len(signs))
+        objectives = self.plan.objectives
+        signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in objectives])
+        rows = [[trial.attributes[metric.name] for metric in objectives] for trial in trials]
+        values = np.array(rows, dtype=np.float64).reshape(len(trials), len(signs))
         signed: NDArray[np.float64] = values * signs
         return signed
 
@@ -221,13 +259,10 @@ class Study:
 
     def _finish(self, trial: optuna.Trial) -> FrozenTrial:
         attributes = trial.user_attrs
-        values = [attributes.get(metric.name) for metric in self.plan.objectives]
-        needed = [*(metric.name for metric in self.plan.objectives), *self.plan.constraints]
-        missing = [name for name in needed if not _finite(attributes.get(name))]
+        missing = self._missing(attributes)
         if missing and not attributes.get("failure"):
-            reason = attributes.get(f"{missing[0]}_reason") or f"its value was {attributes.get(missing[0])}"
             trial.set_user_attr("failure", "error")
-            trial.set_user_attr("failure_reason", f"{missing[0]} has no finite value: {reason}")
+            trial.set_user_attr("failure_reason", missing)
         failed = bool(missing) or bool(attributes.get("failure"))
         if "outcome" not in attributes:
             trial.set_user_attr("outcome", "failed" if failed else "complete")
@@ -237,7 +272,7 @@ class Study:
                 trial.set_constraint(name, miss)
         told = self._study.tell(
             trial,
-            None if failed else [float(value) for value in values if value is not None],
+            None if failed else [float(attributes[metric.name]) for metric in self.plan.objectives],
             TrialState.FAIL if failed else TrialState.COMPLETE,
         )
         self._storage.make_durable()
@@ -248,11 +283,8 @@ def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
 
 
-def failures(trials: Sequence[FrozenTrial]) -> Iterator[tuple[int, str]]:
-    """Yield number and reason of every failed trial."""
-    for trial in trials:
-        if trial.state == TrialState.FAIL:
-            yield trial.number, str(trial.user_attrs.get("failure_reason", "no reason was recorded"))
+def _outcome(trial: FrozenTrial) -> Outcome:
+    return Outcome(str(trial.number), trial.number, _STATES[trial.state], trial.user_attrs)
 
 
 def require_success(study: Study) -> None:
@@ -262,6 +294,6 @@ def require_success(study: Study) -> None:
         RunError: With the first reason.
     """
     finished = study.finished
-    if finished and all(trial.state == TrialState.FAIL for trial in finished):
-        number, reason = next(failures(finished))
-        raise RunError(f"all {len(finished)} trials failed; the first (trial {number}): {reason}.")
+    if finished and all(trial.state == "failed" for trial in finished):
+        first = finished[0]
+        raise RunError(f"all {len(finished)} trials failed; the first (trial {first.name}): {first.failure_reason}.")

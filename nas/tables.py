@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.table import Table
 
 from nas.metrics import METRICS, Metric
-
-if TYPE_CHECKING:
-    from optuna.trial import FrozenTrial
+from nas.outcomes import Domination, Outcome
 
 _PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -34,21 +32,49 @@ def show(metric: Metric, value: float | int | None) -> str:
     return f"{scaled:.3g}{prefix or (' ' if unit else '')}{unit}".strip()
 
 
-def front_columns(objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:
-    """Return the columns of ``front.csv``: the trial, the objectives, the constraints' metrics, the architecture's id."""
-    return ["trial", *dict.fromkeys([*objectives, *constraints]), "architecture_id"]
+def show_gain(metric: Metric, domination: Domination) -> str:
+    """Return by how much a network beats a reference in one metric: points of a fraction, per cent of anything else."""
+    gain, reference = domination.gains[metric.name], float(domination.reference.attributes[metric.name])
+    if metric.unit == "fraction":
+        return f"{metric.name} {100 * gain:+.2f} points"
+    return f"{metric.name} {gain / reference:+.0%}" if reference else f"{metric.name} {gain:+.3g} {metric.unit}"
 
 
-def front_row(trial: FrozenTrial) -> dict[str, Any]:
-    """Return one trial as a row of ``front.csv``."""
-    return {"trial": trial.number, **trial.user_attrs}
+def front_columns(objectives: Sequence[str], constraints: Sequence[str], references: bool = False) -> list[str]:
+    """Return the columns of ``front.csv``: the trial, the objectives, the constraints' metrics, the architecture's id.
+
+    With references there is one more, the references that the network dominates.
+    """
+    columns = ["trial", *dict.fromkeys([*objectives, *constraints]), "architecture_id"]
+    return [*columns, "dominates"] if references else columns
+
+
+def front_row(network: Outcome, dominated: Sequence[Domination] = ()) -> dict[str, Any]:
+    """Return a network as a row of ``front.csv``, or of ``references.csv``."""
+    names = [domination.reference.name for domination in dominated if domination.network.name == network.name]
+    return {**network.attributes, "trial": network.name, "reference": network.name, "dominates": ";".join(names)}
+
+
+def reference_columns(objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:
+    """Return the columns of ``references.csv``."""
+    sizes = ("params", "mult_adds", "flops", "mem_access")
+    return ["reference", *dict.fromkeys([*objectives, *constraints, *sizes]), "failure", "failure_reason"]
 
 
 def front_table(
-    trials: Sequence[FrozenTrial], objectives: Sequence[str], constraints: Mapping[str, float], limit: int | None = None
+    networks: Sequence[Outcome],
+    objectives: Sequence[str],
+    constraints: Mapping[str, float],
+    limit: int | None = None,
+    references: Sequence[Outcome] = (),
+    dominated: Sequence[Domination] = (),
 ) -> Table:
-    """Return the networks as a table: objectives, constraints' metrics, then size and operations for orientation."""
+    """Return the networks as a table: objectives, constraints' metrics, then size and operations for orientation.
+
+    References that were measured stand below, and each network says which of them it dominates.
+    """
     names = list(dict.fromkeys([*objectives, *constraints, "params", "mult_adds"]))
+    measured = [reference for reference in references if reference.state != "failed"]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("trial", justify="right")
     for name in names:
@@ -56,7 +82,19 @@ def front_table(
         arrow = ("↑" if metric.direction == "maximize" else "↓") if name in objectives else ""
         table.add_column(f"{name} {arrow}".strip(), justify="right", no_wrap=True)
     table.add_column("architecture")
-    for trial in trials[:limit]:
-        cells = [show(METRICS[name], trial.user_attrs.get(name)) for name in names]
-        table.add_row(str(trial.number), *cells, str(trial.user_attrs.get("architecture_id", "")))
+    if measured:
+        table.add_column("dominates")
+    shown = list(networks[:limit])
+    for network in [*shown, *measured]:
+        is_reference = network.number is None
+        cells = [show(METRICS[name], network.attributes.get(name)) for name in names]
+        architecture = network.name if is_reference else str(network.attributes.get("architecture_id", ""))
+        beats = [domination.reference.name for domination in dominated if domination.network.name == network.name]
+        table.add_row(
+            "ref" if is_reference else network.name,
+            *cells,
+            architecture,
+            *([", ".join(beats)] if measured else []),
+            style="dim" if is_reference else None,
+        )
     return table

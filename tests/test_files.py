@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from nas.errors import InputError
-from nas.files import make_run_dir, write_architecture, write_front, write_text
+from nas.files import make_run_dir, write_architecture, write_csv, write_text
 from nas.owner import Owner
 
 
@@ -31,7 +31,7 @@ def test_a_crash_while_writing_leaves_the_old_file(tmp_path: Path, monkeypatch: 
 
 def test_front_has_its_columns_and_nothing_for_what_is_missing(tmp_path: Path) -> None:
     rows = [{"trial": 3, "top1": 0.5, "energy_j": None, "other": 1, "architecture_id": "ab"}]
-    write_front(tmp_path, ["trial", "top1", "energy_j", "architecture_id"], rows)
+    write_csv(tmp_path / "front.csv", ["trial", "top1", "energy_j", "architecture_id"], rows)
     assert (tmp_path / "front.csv").read_text() == "trial,top1,energy_j,architecture_id\n3,0.5,,ab\n"
 
 

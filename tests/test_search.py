@@ -344,7 +344,8 @@ def test_a_kill_loses_and_doubles_nothing(search: Search, workdir: Path) -> None
     before = loaded(workdir / "runs" / "osa_digits").trials
     done = {trial.number: trial.params for trial in before if trial.state.is_finished()}
     total = len(before) + 1
-    assert search("conf=osa_digits", *QUICK, "objectives=[top1,params]", "sampler=random", f"study.trials={total}")[0] == 0
+    code, _, err = search("conf=osa_digits", *QUICK, "objectives=[top1,params]", "sampler=random", f"study.trials={total}")
+    assert code == 0, err
     after = loaded(workdir / "runs" / "osa_digits").trials
     assert [trial.number for trial in after] == list(range(total))
     assert all(trial.state.is_finished() for trial in after)

@@ -218,7 +218,7 @@ def test_a_result_that_comes_too_late_changes_nothing(tmp_path: Path) -> None:
     fast = Run(tmp_path)
     fast.go(1)
     told = slow.study.tell(asked.number, Evaluation(Metrics("other", top1=1.0, latency_ms=0.0)))
-    assert told.user_attrs["architecture_id"] == asked.architecture.id
+    assert told.attributes["architecture_id"] == asked.architecture.id
 
 
 class Remembers(optuna.samplers.BaseSampler):

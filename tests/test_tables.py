@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
+from nas.console import clock
 from nas.interrupt import Interrupted, InterruptGate
 from nas.metrics import METRICS
-from nas.progress import clock
 from nas.tables import front_columns, show
 
 
@@ -34,7 +34,9 @@ def test_values(name: str, value: float | None, text: str) -> None:
 
 
 def test_front_columns_name_each_metric_once() -> None:
-    assert front_columns(["top1", "params"], ["params", "flops"]) == ["trial", "top1", "params", "flops", "architecture_id"]
+    columns = ["trial", "top1", "params", "flops", "architecture_id"]
+    assert front_columns(["top1", "params"], ["params", "flops"]) == columns
+    assert front_columns(["top1", "params"], ["params", "flops"], references=True) == [*columns, "dominates"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3661.2, "1:01:01")])

@@ -1,0 +1,98 @@
+"""Networks that a study found, read back from its run folder: the front, each with its space and the images it is for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import nn
+
+from nas.errors import InputError
+from nas.targets import build_target
+from search_spaces.base import Architecture, SearchSpace, SpaceError, from_yaml
+
+
+@dataclass(frozen=True)
+class Found:
+    """One network of a study.
+
+    Attributes:
+        study: The study's name.
+        trial: Its trial.
+        input_shape: One image: (channels, height, width).
+        row: Its row of ``front.csv``, as text.
+    """
+
+    study: str
+    trial: int
+    space: SearchSpace
+    architecture: Architecture
+    input_shape: tuple[int, int, int]
+    num_classes: int
+    row: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        """Study and trial."""
+        return f"{self.study}/{self.trial}"
+
+    def build(self) -> nn.Module:
+        """Build it, untrained."""
+        return self.space.build(self.architecture, self.input_shape[0], self.num_classes)
+
+
+def find_run(name: str) -> Path:
+    """Return the run folder that a path, or a study's name under ``runs/``, means.
+
+    Raises:
+        InputError: There is none.
+    """
+    for path in (Path(name), Path("runs") / name):
+        if (path / "config.yaml").is_file():
+            return path
+    raise InputError(f"study:{name} is no run folder: give the folder of a search, such as study:runs/osa_digits.")
+
+
+def read_front(run_dir: Path) -> list[Found]:
+    """Return the networks in a run folder's ``front.csv``, in its order.
+
+    Raises:
+        InputError: A file is missing or cannot be read; the sentence names it.
+    """
+    config = _read(run_dir / "config.yaml", yaml.safe_load)
+    record = _read(run_dir / "record.json", json.loads)
+    rows = _read(run_dir / "front.csv", _rows)
+    try:
+        space = build_target("space", config["space"], config.get("allow_modules", ()))
+        data = record["data"]
+        return [_found(run_dir, config["study"]["name"], space, data, row) for row in rows]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{run_dir} is no whole run folder ({error!r} is missing): run its search again.") from None
+
+
+def _rows(text: str) -> list[dict[str, str]]:
+    rows = csv.DictReader(text.splitlines())
+    if "trial" not in (rows.fieldnames or ()):
+        raise ValueError("it has no column trial")
+    return [{**row, "trial": str(int(row["trial"]))} for row in rows]
+
+
+def _found(run_dir: Path, study: str, space: SearchSpace, data: Mapping[str, Any], row: Mapping[str, str]) -> Found:
+    trial = int(row["trial"])
+    path = run_dir / "trials" / str(trial) / "architecture.yaml"
+    architecture = _read(path, lambda text: from_yaml(space, text))
+    channels, height, width = data["input_shape"]
+    return Found(study, trial, space, architecture, (channels, height, width), data["num_classes"], row)
+
+
+def _read(path: Path, parse: Any) -> Any:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, SpaceError, yaml.YAMLError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}): run the search again.") from None

@@ -1,0 +1,60 @@
+"""What became of a trial or of a reference network, as plain data, and how the two compare; what Optuna keeps is ``study``'s."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from nas.metrics import Metric
+
+State = Literal["complete", "pruned", "failed"]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One network that was evaluated.
+
+    Attributes:
+        name: The trial's number as text, or the reference's name.
+        number: The trial's number; ``None`` for a reference.
+        state: ``failed`` has a ``failure_reason`` among its attributes.
+        attributes: Metrics and whatever else was recorded.
+    """
+
+    name: str
+    number: int | None
+    state: State
+    attributes: Mapping[str, Any]
+
+    @property
+    def failure_reason(self) -> str:
+        """Why it failed."""
+        return str(self.attributes.get("failure_reason", "no reason was recorded"))
+
+
+@dataclass(frozen=True)
+class Domination:
+    """A network that is no worse than a reference in any objective and better in one.
+
+    Attributes:
+        gains: For each objective, the network's value minus the reference's.
+    """
+
+    network: Outcome
+    reference: Outcome
+    gains: Mapping[str, float]
+
+
+def dominations(networks: Sequence[Outcome], references: Sequence[Outcome], objectives: Sequence[Metric]) -> list[Domination]:
+    """Return every domination of a reference by one of ``networks``, reference by reference; the failed take no part."""
+    found = []
+    for reference in references:
+        for network in networks:
+            if "failed" in (network.state, reference.state):
+                continue
+            gains = {m.name: float(network.attributes[m.name]) - float(reference.attributes[m.name]) for m in objectives}
+            better = [gains[m.name] * (1 if m.direction == "maximize" else -1) for m in objectives]
+            if min(better) >= 0 and max(better) > 0:
+                found.append(Domination(network, reference, gains))
+    return found
