@@ -34,9 +34,23 @@ format: $(READY)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# Needs neither an installed package nor a network. The table is printed even when a test fails; the tests' exit code comes first.
-gpu-check: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
-gpu-check: $(READY)
-	@tests=0; $(PYTHON) -m pytest -m gpu -q -p no:cacheprovider $(ARGS) tests/measure tests/train || tests=$$?; \
-	table=0; $(PYTHON) benchmarks/gpu_check.py --device cuda || table=$$?; \
-	exit $$((tests ? tests : table))
+# The parts of the GPU check; none needs an installed package or a network, and each ends in one table within 9 minutes.
+GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking
+.PHONY: $(GPU_PARTS)
+gpu-check $(GPU_PARTS): export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+gpu-check: $(GPU_PARTS)
+
+gpu-test: $(READY)
+	$(PYTHON) -m pytest -m gpu -q -p no:cacheprovider $(ARGS) tests/measure tests/train
+
+gpu-candidates: $(READY)
+	$(PYTHON) benchmarks/gpu_check.py --device cuda
+
+gpu-latency: $(READY)
+	$(PYTHON) benchmarks/repeat_latency.py --device cuda
+
+gpu-energy: $(READY)
+	$(PYTHON) benchmarks/repeat_energy.py --device cuda
+
+gpu-ranking: $(READY)
+	$(PYTHON) benchmarks/rank_twice.py --device cuda

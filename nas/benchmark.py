@@ -1,0 +1,123 @@
+"""``python -m nas.benchmark``: measures known and found networks under one clock and leaves a table and a page behind."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from nas.cli import EXIT_INTERRUPTED, run_command
+from nas.compose import compose, packaged_conf
+from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
+from nas.errors import RunError
+
+if TYPE_CHECKING:  # torch and its company take seconds to import: --help and a misspelt key must not wait for them
+    from rich.console import Console
+
+    from nas.benchmarking.results import Key, Result
+    from nas.benchmarking.runner import Plan
+
+HELP = """\
+usage: python -m nas.benchmark [benchmark=<list>] [key=value ...]
+
+Measures networks on this device: time, FLOP/s, energy and memory over batch sizes and precisions, each network in a
+process of its own. Writes results.parquet, results.csv and benchmark.html into run_dir. The same command again
+measures only what is not measured yet under the same conditions.
+
+  lists (benchmark=...)    {lists}
+  models                   [resnet18,vovnet39,timm:regnety_008,best.yaml,study:runs/osa_cifar]
+  batch_sizes, precisions  [1,2,4,8,16,32,64]; [fp32], also auto, tf32, bf16, fp16
+  input_size, num_classes  side of the square images (each network's own), 1000
+  run_dir, device          runs/benchmark/<name>; auto, cpu or cuda:N
+  measure                  measure=default for one quick pass each; measure.energy=false, measure.variants=[graph,compiled]
+
+options: --help, and --cfg to print the composed configuration and stop
+exit code: 0 done, 1 no network could be measured, 2 the input cannot be used, 130 interrupted
+"""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Overrides in Hydra's grammar, ``--help`` or ``--cfg``.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        InputError: If the input cannot be used; nothing was written then.
+        RunError: If not a single network could be measured.
+    """
+    if "--help" in arguments or "-h" in arguments:
+        lists = sorted(path.stem for path in (packaged_conf() / "benchmark").glob("*.yaml"))
+        print(HELP.format(lists=", ".join(lists)))
+        return 0
+    overrides = [argument for argument in arguments if argument != "--cfg"]
+    composed = compose("benchmark", BENCHMARK_ROOT, BENCHMARK_GROUPS, overrides, study=False)
+    config = parse_benchmark(composed.plain)
+    if len(overrides) < len(arguments):
+        import yaml
+
+        print(yaml.safe_dump(composed.written, sort_keys=False, allow_unicode=True), end="")
+        return 0
+
+    from nas.benchmarking.runner import prepare
+    from nas.console import make_console
+    from nas.files import make_run_dir, write_config
+
+    console = make_console()
+    with console.status("looking at the device"):
+        plan = prepare(config)
+    make_run_dir(Path(config.run_dir))
+    write_config(Path(config.run_dir), composed.written)
+    return _run(config, plan, console)
+
+
+def _run(config: BenchmarkConfig, plan: Plan, console: Console) -> int:
+    from nas.benchmarking.progress import Progress, summary
+    from nas.benchmarking.results import missing_row, row, write_table
+    from nas.benchmarking.runner import run, stored
+
+    run_dir = Path(config.run_dir)
+    table: dict[Key, dict[str, Any]] = {result.key: row(result) for result in stored(plan)}
+
+    def rows() -> list[dict[str, Any]]:
+        missing = [missing_row(network.model, network.reason) for network in plan.missing]
+        return [*(table[key] for key in plan.keys if key in table), *missing]
+
+    def ended(result: Result) -> None:
+        table[result.key] = row(result)
+        write_table(run_dir, rows())
+
+    agreed = plan.device.agreed
+    console.print(f"benchmark [bold]{config.name}[/]: {len(plan.keys)} measurements on {agreed.name}, in {run_dir}")
+    interrupted = False
+    try:
+        with Progress(plan.keys, console, ended) as progress:
+            run(plan, progress)
+    except KeyboardInterrupt:
+        interrupted = True
+    found = rows()
+    write_table(run_dir, found)
+    _write_page(config, plan, found)
+    console.print(summary(found))
+    console.print(f"\ntable: {run_dir / 'results.parquet'} and .csv   page: {run_dir / 'benchmark.html'}", soft_wrap=True)
+    if interrupted:
+        console.print("interrupted: the same command goes on")
+        return EXIT_INTERRUPTED
+    if not any(cells["status"] == "measured" for cells in found):
+        first = found[0]
+        raise RunError(f"none of {len(found)} could be measured; the first ({first['model']}): {first['reason']}.")
+    return 0
+
+
+def _write_page(config: BenchmarkConfig, plan: Plan, rows: Sequence[dict[str, Any]]) -> None:
+    from nas.benchmark_page import write_benchmark_page
+
+    facts = plan.device.to_dict() | {"conditions": plan.conditions.to_dict()}
+    write_benchmark_page(Path(config.run_dir) / "benchmark.html", rows, facts, f"Benchmark {config.name}")
+
+
+if __name__ == "__main__":
+    run_command(main)

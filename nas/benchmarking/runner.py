@@ -1,0 +1,173 @@
+"""Keeps a benchmark going: finds what is measured already, gives each network a fresh process, survives those that die."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+from concurrent.futures import Future, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from nas.benchmarking import job as jobs
+from nas.benchmarking.entries import Entry, Missing, entries
+from nas.benchmarking.job import Job
+from nas.benchmarking.results import Key, Result, read
+from nas.config import BenchmarkConfig
+from nas.errors import InputError
+from nas.measure.fingerprint import DeviceFingerprint
+from nas.measure.settings import MeasureConditions
+from nas.processes import fresh_process
+
+_POLL_SECONDS = 0.5
+
+
+class Observer(Protocol):
+    """Is told what happens."""
+
+    def begins(self, key: Key) -> None:
+        """A measurement is under way."""
+        ...
+
+    def ended(self, result: Result) -> None:
+        """A measurement ended and is on disk."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that a user should read."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A benchmark that can begin.
+
+    Attributes:
+        device: Where it measures.
+        conditions: How, but for the batch size and the precision.
+        jobs: All that is wanted, measured or not.
+        missing: Networks that no library has.
+        folder: Where results under these conditions are.
+    """
+
+    device: DeviceFingerprint
+    conditions: MeasureConditions
+    jobs: tuple[Job, ...]
+    missing: tuple[Missing, ...]
+    folder: Path
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """Everything that is wanted, in order."""
+        return tuple(key for job in self.jobs for key in job.keys)
+
+
+def prepare(config: BenchmarkConfig) -> Plan:
+    """Look at the device, in a process of its own, and find every network; writes nothing.
+
+    Raises:
+        InputError: A network does not exist, or the device lacks what is asked of it.
+    """
+    found = [(word, entries(word, config.input_size, config.num_classes)) for word in config.models]
+    settings = tuple(replace(config.measure, precision=precision) for precision in config.precisions)
+    with fresh_process() as pool:
+        device, conditions = pool.submit(jobs.describe, config.device, settings).result()
+    folder = Path(config.run_dir) / "measurements" / _digest(device, conditions[0])
+    precisions = [held.precision for held in conditions]
+    wanted = [
+        Job(
+            word=word,
+            keys=tuple(_key(network, precision, batch_size) for batch_size in sorted(config.batch_sizes)),
+            input_size=config.input_size,
+            num_classes=config.num_classes,
+            settings=replace(config.measure, precision=precision),
+            device=conditions[0].device,
+            folder=folder,
+        )
+        for word, networks in found
+        if not isinstance(networks, Missing)
+        for network in networks
+        for precision in dict.fromkeys(precisions)
+    ]
+    twice = [key.model for job in wanted for key in job.keys[:1] if sum(key in other.keys for other in wanted) > 1]
+    if twice:
+        raise InputError(f"models: {twice[0]} comes from two of its entries: name it once.")
+    missing = tuple(networks for _, networks in found if isinstance(networks, Missing))
+    return Plan(device, conditions[0], tuple(wanted), missing, folder)
+
+
+def _key(network: Entry, precision: str, batch_size: int) -> Key:
+    return Key(
+        model=network.model,
+        source=network.source,
+        architecture_id=network.architecture_id,
+        input_shape=network.input_shape,
+        num_classes=network.num_classes,
+        precision=precision,
+        batch_size=batch_size,
+    )
+
+
+def _digest(device: DeviceFingerprint, conditions: MeasureConditions) -> str:
+    """Name what must agree for a result to be taken as measured already: the device and how it is measured there."""
+    apart = ("device", "batch_size", "precision", "when_loaded", "lock_seconds")
+    how = {name: value for name, value in conditions.to_dict().items() if name not in apart}
+    return hashlib.sha256(json.dumps([device.identity(), how], sort_keys=True).encode()).hexdigest()[:12]
+
+
+def run(plan: Plan, observer: Observer) -> None:
+    """Measure what is not measured yet; what failed is tried again. Every result is on disk as soon as it is there."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    for job in plan.jobs:
+        left = tuple(key for key in job.keys if not _measured(plan.folder, key, observer))
+        if left:
+            _run_job(replace(job, keys=left), observer)
+
+
+def _measured(folder: Path, key: Key, observer: Observer) -> bool:
+    path = folder / key.file_name
+    if not path.exists():
+        return False
+    try:
+        result = read(path)
+    except InputError as error:
+        observer.note(f"measuring {key.model} at batch {key.batch_size} again: {error}")
+        path.replace(path.with_suffix(".damaged"))
+        return False
+    return result.key == key and result.status == "measured"
+
+
+def _run_job(job: Job, observer: Observer) -> None:
+    left = list(job.keys)
+    for key in left:
+        (job.folder / key.file_name).unlink(missing_ok=True)  # an earlier failure would be taken for this run's
+    # A process's memory on the GPU only grows: libraries load their kernels into it and keep them.
+    with fresh_process() as pool:
+        future: Future[None] = pool.submit(jobs.run, job)
+        while left:
+            observer.begins(left[0])
+            over = bool(wait([future], timeout=_POLL_SECONDS).done)
+            while left and (job.folder / left[0].file_name).exists():
+                observer.ended(read(job.folder / left.pop(0).file_name))
+            if over:
+                break
+        try:
+            future.result()
+            reason = "its process ended without a result"
+        except BrokenProcessPool:
+            reason = "its process died (killed, out of host memory, or a fault in a library)"
+    for key in left:
+        result = Result(key, "failed", reason, None)
+        result.write(job.folder)
+        observer.ended(result)
+
+
+def stored(plan: Plan) -> list[Result]:
+    """Return what is measured already, in the plan's order; damaged files are left to ``run``."""
+    found = []
+    for key in plan.keys:
+        with contextlib.suppress(InputError):
+            found.append(read(plan.folder / key.file_name))
+    return found
