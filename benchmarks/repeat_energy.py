@@ -3,7 +3,8 @@
 Three networks; each takes three windows of 10 s, then one window as a search takes it, whose cost in seconds is printed.
 Zeus (package ``zeus``) is no dependency: without it that column is empty. Raw results go to ``$OUT``, if that is set.
 
-    python benchmarks/repeat_energy.py [--device cuda] [--input-size 224] [--batch-size 16] [--window-seconds 10] [--precision auto]
+    python benchmarks/repeat_energy.py [--device cuda] [--input-size 224] [--batch-size 16] [--window-seconds 10]
+        [--precision auto]
 """
 
 from __future__ import annotations

@@ -136,8 +136,8 @@ def main() -> None:
     identity = fingerprint(device).identity()
     console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
     console.print(
-        f"{options.processes} fresh processes, input {options.input_size}, precision {options.precision}; noise within: greatest; "
-        f"over processes: (greatest - least median) / median; {time.perf_counter() - began_s:.0f} s in all",
+        f"{options.processes} fresh processes, input {options.input_size}, precision {options.precision}; noise within: "
+        f"greatest; over processes: (greatest - least median) / median; {time.perf_counter() - began_s:.0f} s in all",
         highlight=False,
     )
     console.print(table)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
@@ -72,7 +72,6 @@ class Checkup:
         counter_over_power: Energy by the counter over integrated power, by run, where a device has both.
         flags: What casts doubt on the last run of each.
         datasets: Data sets by name, and where they are or what has to happen.
-        remedies: What to fix, the most important first.
     """
 
     device: DeviceFingerprint
@@ -88,7 +87,6 @@ class Checkup:
     watched: Watched | None
     flags: tuple[str, ...]
     datasets: dict[str, str]
-    remedies: tuple[str, ...]
 
 
 def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: str, on_stage: Callable[[str], None]) -> Checkup:
@@ -113,7 +111,7 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
     goal = _GOALS[device.type]
     no_energy = next((found.reason for found in spent if found.reason), None)
     joules = tuple(found.energy_j for found in spent if found.energy_j is not None)
-    checkup = Checkup(
+    return Checkup(
         device=fingerprint(device, conditions.threads),
         conditions=conditions,
         input_shape=shape,
@@ -130,9 +128,7 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
         watched=timed[-1].watched if timed else None,
         flags=(*(timed[-1].flags if timed else ()), *(spent[-1].flags if spent else ())),
         datasets=_datasets(Path(data_root)),
-        remedies=(),
     )
-    return replace(checkup, remedies=tuple(_remedies(checkup)))
 
 
 def _software() -> dict[str, str]:
@@ -178,7 +174,8 @@ def _datasets(root: Path) -> dict[str, str]:
     return found
 
 
-def _remedies(found: Checkup) -> Iterator[str]:
+def remedies(found: Checkup) -> Iterator[str]:
+    """Yield what to fix, the most important first."""
     host, board, watched = found.device.host, found.device.board, found.watched
     if board is None and torch.version.cuda and Path("/proc/driver/nvidia").exists():
         yield "there is an NVIDIA driver but torch finds no GPU: check CUDA_VISIBLE_DEVICES and the driver's age"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,21 +84,22 @@ def compose(
     _reject_scalars(command, root, groups, overrides)
     name = _chosen_study(overrides) if study else command
     what = f"conf={name}" if study else f"the configuration of nas.{command}"
-    folders = [str(path) for folder in conf_folders() for path in (folder, folder.parent)]
-    defaults = ["_self_", *({group: option} for group, option in groups.items()), *([{"conf": "???"}] if study else [])]
+    # A study is read as a plain file of the folder: as an option of a group named conf it would need the folder above on the
+    # search path, and there Hydra takes any folder of the user's, such as models or references, for a group.
+    overrides = [override for override in overrides if not (study and override.key_or_group == "conf")]
+    folders = [str(folder) for folder in conf_folders()]
+    defaults = ["_self_", *({group: option} for group, option in groups.items()), *([name] if study else [])]
     search_path = [f"file://{folder}" for folder in folders[1:]]
     node = OmegaConf.create({"defaults": defaults, **root, "hydra": {"searchpath": search_path}})
     ConfigStore.instance().store(name=f"{command}_root", node=node)
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(config_dir=folders[0], version_base="1.3"):
-            config = hydra_compose(f"{command}_root", overrides=_settle(overrides, {*groups, "conf"} if study else set(groups)))
+            config = hydra_compose(f"{command}_root", overrides=_settle(overrides, set(groups)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise _explain(error, what, [*groups, *(["conf"] if study else [])]) from None
+        raise _explain(error, what, groups) from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{what} is no readable YAML ({_place(error)}): mend the file.") from None
-    if study and "conf" in config and "conf" not in root:
-        raise InputError(f"conf={name} has no first line '# @package _global_': add it to the file.")
     _drop_arguments_of_another_target(config, overrides)
     try:
         if OmegaConf.is_dict(config.get("study")) and _raw(config.study).get("name", "") is None:
@@ -114,10 +115,14 @@ def _chosen_study(overrides: Sequence[Override]) -> str:
     chosen = [override for override in overrides if override.key_or_group == "conf" and not override.is_delete()]
     if not chosen:
         raise InputError(f"conf is not set: choose a study with conf=<name>; there are {', '.join(studies())}.")
-    name = chosen[-1].value()
-    if not isinstance(name, str):
-        raise InputError(f"conf={name} is no study's name{suggestion(str(name), studies(), 'studies')}")
-    return name
+    if len(chosen) > 1:
+        raise InputError(f"conf is given {len(chosen)} times: give it once.")
+    name = chosen[0].value()
+    if name not in studies():
+        if any((folder / f"{name}.yaml").is_file() for folder in conf_folders()):
+            raise InputError(f"conf={name} has no first line '# @package _global_': add it to the file.")
+        raise InputError(f"conf={name} does not exist{suggestion(str(name), studies(), 'studies')}")
+    return str(name)
 
 
 def _parse(arguments: Sequence[str]) -> list[Override]:
@@ -171,15 +176,13 @@ def _settle(overrides: Sequence[Override], groups: set[str]) -> list[str]:
     return settled
 
 
-def _explain(error: Exception, what: str, groups: Sequence[str]) -> InputError:
+def _explain(error: Exception, what: str, groups: Iterable[str]) -> InputError:
     text = str(error)
     missing = re.search(r"Could not find '([^']+)'", text) or re.search(r"Unable to find .*?'([^']+)'", text)
     if missing:
         path = missing.group(1)
         group, _, option = path.rpartition("/")
-        options = studies() if group == "conf" else _options(group)
-        kind = "studies" if group == "conf" else "options"
-        return InputError(f"{group}={option} does not exist{suggestion(option, options, kind)}")
+        return InputError(f"{group}={option} does not exist{suggestion(option, _options(group), 'options')}")
     if isinstance(error, ConfigCompositionException) and "Multiple values for" in text:
         return InputError(f"{_first_line(error)}: give each of {', '.join(groups)} once.")
     return InputError(f"{what} cannot be composed: {_first_line(error)}.")

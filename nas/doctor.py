@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
 
     from rich.table import Table
 
-    from nas.checkup import check_up
+    from nas.checkup import check_up, remedies
     from nas.console import make_console
 
     console = make_console()
@@ -53,9 +53,10 @@ def main(arguments: Sequence[str]) -> int:
         table.add_row(title, text)
     console.print(table, markup=False)
     console.print()
-    if found.remedies:
+    to_fix = list(remedies(found))
+    if to_fix:
         console.print("to fix:", style="bold")
-        for number, remedy in enumerate(found.remedies, start=1):
+        for number, remedy in enumerate(to_fix, start=1):
             console.print(f"  {number}. {remedy}", markup=False, soft_wrap=True)
     else:
         console.print("nothing to fix")

@@ -179,3 +179,14 @@ def test_own_conf_folder_comes_first(workdir: Path) -> None:
     assert "mine" in studies() and "osa_digits" in studies()
     config = parsed("conf=mine")
     assert config.study.trials == 3 and config.space["layers"] == [2, 3]
+
+
+@pytest.mark.parametrize("folder", ["references", "objectives", "seed", "measure"])
+def test_a_folder_of_the_users_is_no_group(workdir: Path, folder: str) -> None:
+    (workdir / "conf").mkdir()
+    (workdir / folder).mkdir()
+    (workdir / "conf" / "mine.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: digits\nspace: {_target_: x}\n"
+    )
+    config = parsed("conf=mine", "references=[resnet18]", "objectives=[top1]", "seed=3", "measure.batch_size=5")
+    assert (config.references, config.objectives, config.seed, config.measure.batch_size) == (("resnet18",), ("top1",), 3, 5)

@@ -24,7 +24,6 @@ from nas.train.fit import TrainingDiverged
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings
 from tests.toy import ToyArchitecture, ToySpace
 
-
 METERS = ["latency", "memory", "energy"]
 
 

@@ -112,7 +112,7 @@ def row(result: Result) -> dict[str, Any]:
         }
     if result.measurement is not None:
         figures, reasons = result.measurement.figures(), result.measurement.reasons()
-        missing = "; ".join(dict.fromkeys(reason for name, reason in reasons.items() if name in COLUMNS))
+        missing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if name in COLUMNS)
         agreed = result.measurement.device.agreed
         cells |= {name: value for name, value in figures.items() if name in COLUMNS} | {
             "reason": result.reason or missing or None,

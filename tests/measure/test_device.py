@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 import json
 import math
 import os
@@ -11,7 +10,6 @@ import pynvml
 import pytest
 import torch
 from simulated import UUID, PowercapTree, SimulatedBoard
-from torch import nn
 
 from nas.errors import InputError
 from nas.measure import device
