@@ -16,6 +16,7 @@ from nas.failures import first_line, is_out_of_memory
 from nas.measure.measurement import Measurement, Measuring
 from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
+from nas.metrics import METRICS
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.fit import TrainingDiverged, fit
 from nas.train.settings import NumericFormat, TrainSettings
@@ -231,8 +232,9 @@ class _Way:
             self.reasons |= self.measurement.reasons()
         self.stage = "measure"
         for metric in self.request.required:
-            if metric in self.reasons:
-                raise SensorError(f"{metric} is needed and could not be measured: {self.reasons[metric]}")
+            if METRICS[metric].stage != "train" and self.found.get(metric) is None:
+                reason = self.reasons.get(metric) or "; ".join(self.reasons.values()) or "no reason was given"
+                raise SensorError(f"{metric} is needed and could not be measured: {reason}")
 
     def _train(self, model: nn.Module, bundle: DataBundle) -> None:
         request = self.request

@@ -25,6 +25,7 @@ from nas.metrics import METRICS
 
 __all__ = [
     "DeviceFingerprint",
+    "assigned",
     "cast",
     "fingerprint",
     "lacks_precision",
@@ -159,9 +160,9 @@ def numeric_context(conditions: MeasureConditions) -> Iterator[None]:
     fp32 = "tf32" if conditions.precision == "tf32" else "ieee"
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        stack.enter_context(_assigned(torch.backends.cudnn, "benchmark", True))
-        stack.enter_context(_assigned(torch.backends.cudnn.conv, "fp32_precision", fp32))  # type: ignore[attr-defined]
-        stack.enter_context(_assigned(torch.backends.cuda.matmul, "fp32_precision", fp32))
+        stack.enter_context(assigned(torch.backends.cudnn, "benchmark", True))
+        stack.enter_context(assigned(torch.backends.cudnn.conv, "fp32_precision", fp32))  # type: ignore[attr-defined]
+        stack.enter_context(assigned(torch.backends.cuda.matmul, "fp32_precision", fp32))
         if conditions.threads is not None:
             stack.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(conditions.threads)
@@ -183,7 +184,8 @@ def no_garbage_collection() -> Iterator[None]:
 
 
 @contextmanager
-def _assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
+def assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Give an attribute of ``owner`` another value for the block."""
     before = getattr(owner, name)
     setattr(owner, name, value)
     try:

@@ -87,7 +87,8 @@ def measure(subject: Subject) -> Energy:
     Tries the device's sensors from the best on. Whatever keeps it from measuring becomes the reason in the result. It takes
     little more than a second beside its windows, but the first measurement on a device in a process, and one every ten
     minutes, takes the idle power before (``idle.idle_power``) and so 3 to 12 s longer. Where other processes may measure
-    too, hold ``lock.exclusive`` around it.
+    too, hold ``lock.exclusive`` around it. A GPU that waits for launches waits while the host reads sensors as well: the
+    joules are then for the rate in the windows, a little lower than latency's.
     """
     began_s = time.perf_counter()
     conditions = subject.conditions

@@ -7,12 +7,12 @@ How a pass is run and clocked is ``timers``'s, when its timing begins and ends `
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
 
-from nas.measure.device import no_garbage_collection, numeric_context
+from nas.measure.device import NO_CPU_VARIANT, no_garbage_collection, numeric_context
 from nas.measure.fingerprint import usable_cpus
 from nas.measure.record import Record, SensorError
 from nas.measure.settings import Variant
@@ -65,20 +65,16 @@ class Latency(Record):
         return tuple(f"{name}: {flag}" for name, timing in timings.items() if timing for flag in timing.flags)
 
 
-def measure(subject: Subject, own: Collection[int] = ()) -> Latency:
+def measure(subject: Subject) -> Latency:
     """Time the network, and in the variants that its conditions ask for; each has ``latency_max_seconds``.
 
     A variant that cannot be had becomes ``None`` with its reason.
-
-    Args:
-        subject: The network under its conditions.
-        own: Further processes of ours that hold the GPU, as a benchmark's parent may.
 
     Raises:
         SensorError: Something else loads the device, and the conditions are to refuse then.
         RuntimeError: The eager network does not run, memory included.
     """
-    bench = _Bench(subject, own)
+    bench = _Bench(subject)
     found: dict[str, Timing] = {}
     reasons: dict[str, str] = {}
     with numeric_context(subject.conditions):
@@ -105,8 +101,8 @@ def measure(subject: Subject, own: Collection[int] = ()) -> Latency:
 class _Bench:
     """One subject's timings; each method raises ``SensorError`` where the device does not have that kind."""
 
-    def __init__(self, subject: Subject, own: Collection[int]) -> None:
-        self._subject, self._own = subject, own
+    def __init__(self, subject: Subject) -> None:
+        self._subject = subject
         self._device = torch.device(subject.conditions.device)
         self._on_cpu = self._device.type == "cpu"
         self._budget_s = subject.conditions.latency_max_seconds
@@ -117,7 +113,7 @@ class _Bench:
 
     def enqueue(self) -> Timing:
         if self._on_cpu:
-            raise SensorError("a CPU runs passes itself and queues none")
+            raise SensorError(NO_CPU_VARIANT["enqueue"])
         return self._apart(EnqueueTimer(self._subject.run), on_host=True)
 
     def cold(self) -> Timing:
@@ -126,7 +122,7 @@ class _Bench:
 
     def graph(self) -> Timing:
         if self._on_cpu:
-            raise SensorError("CUDA graphs are a GPU's")
+            raise SensorError(NO_CPU_VARIANT["graph"])
         return self._whole(captured(self._subject.run))
 
     def compiled(self) -> Timing:
@@ -152,7 +148,7 @@ class _Bench:
         return self._watched(lambda watch: by_blocks(timer, watch, self._budget_s, recipe), on_host)
 
     def _watched(self, take: Callable[[Watch], Timing], on_host: bool) -> Timing:
-        with Watch.open(self._device, self._own) as watch, no_garbage_collection():
+        with Watch.open(self._device) as watch, no_garbage_collection():
             timing = take(watch)
         disturbances = tuple(_disturbances(timing.watched, on_host))
         if disturbances and self._subject.conditions.when_loaded == "refuse":

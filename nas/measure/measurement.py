@@ -175,6 +175,7 @@ class Measuring:
                 self._waited_s = time.perf_counter() - waiting_s
                 self._measure(model)
         except SensorError as refusal:
+            self._waited_s = time.perf_counter() - waiting_s
             self._refusals |= dict.fromkeys(("latency_ms", "peak_memory_mb", "energy_j"), str(refusal))
         finally:
             self._ended_s = time.perf_counter()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -97,21 +97,21 @@ class Gpu:
         except self._library.NVMLError as error:
             raise SensorError(f"NVML refuses the MIG mode: {error}") from error
 
-    def foreign_processes(self, own: Collection[int] = ()) -> tuple[int, ...]:
-        """Process ids of the other compute processes on the board.
+    def foreign_processes(self) -> tuple[int, ...]:
+        """Process ids of the other compute processes on the board, as far as NVML lists them (``lists_processes``).
 
         In a container NVML may number processes as the host does. One entry is this process as soon as it holds a CUDA
-        context, so if none has an id of ours, that many unknown ids are taken for ours.
-
-        Args:
-            own: Further processes of ours that hold a context on this board.
+        context, so if none has our id, one unknown id is taken for ours.
         """
         processes = sorted(process.pid for process in self._processes())
-        ours = {os.getpid(), *own}
-        if not ours.isdisjoint(processes):
-            return tuple(pid for pid in processes if pid not in ours)
-        held = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
-        return tuple(processes[held + len(ours) - 1 :])
+        if os.getpid() in processes:
+            return tuple(pid for pid in processes if pid != os.getpid())
+        ours = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+        return tuple(processes[ours:])
+
+    def lists_processes(self) -> bool:
+        """Whether NVML lists any compute process; a container may see none, its own neither."""
+        return bool(self._processes())
 
     def process_memory_mb(self) -> float:
         """All of the board's memory that this process holds, CUDA context included (MB = 10^6 bytes)."""

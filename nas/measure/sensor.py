@@ -126,4 +126,7 @@ def _board_sharers(gpu: Gpu, watched: Watched | None, forbidden: bool) -> tuple[
             phrases.append(f"other compute processes on the board (pid {', '.join(map(str, sorted(foreign)))})")
     if phrases and forbidden:
         raise SensorError(f"NVML measures the whole board: {'; '.join(phrases)}")
+    if not phrases and not gpu.lists_processes() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        # As in many containers: to refuse would leave them without any energy.
+        phrases.append("NVML lists no process here, not even this one: others on the board cannot be seen")
     return tuple(phrases)

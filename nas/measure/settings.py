@@ -28,7 +28,8 @@ class MeasureSettings:
         threads: CPU threads while timing on a CPU; ``None`` takes torch's default, but no more than the cgroup's quota feeds. It
             is part of the device's fingerprint.
         latency_max_seconds: Time for one latency, warm-up included, after which a measurement that has not settled stops and
-            says so; ``None`` is 1.5 on a GPU and 2 on a CPU. Each variant has that time again.
+            says so; ``None`` is 1.5 on a GPU and 2 on a CPU. Each variant has that time again. Where cuDNN searches long for
+            the fastest algorithms, most of the search comes on top.
         variants: What is timed beside the eager network: ``graph`` (replay of a CUDA graph), ``compiled`` (``torch.compile``),
             ``enqueue`` (the host's share: time to queue a pass), ``cold`` (caches flushed before each pass).
         energy: Whether to take the energy at all; it costs its windows per candidate.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,8 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from nas.measure.device import DTYPES, cast, numeric_context, resolve_conditions, resolve_device
+from nas.measure.device import DTYPES, assigned, cast, numeric_context, resolve_conditions, resolve_device
 from nas.measure.settings import MeasureConditions, MeasureSettings
+
+BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
+"""Those of the representative-architecture study (Bianco et al. 2018, arXiv 1810.00736)."""
 
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
@@ -46,6 +50,11 @@ class Subject:
         channels, height, width = self.example.shape[1:]
         return Subject(self.model, _example((channels, height, width), conditions), conditions)
 
+    def sweep(self, batch_sizes: Sequence[int] = BATCH_SIZES) -> Iterator[Subject]:
+        """Yield the same network on one batch size after the other: ``for net in subject.sweep(): latency.measure(net)``."""
+        for batch_size in batch_sizes:
+            yield self.at_batch(batch_size)
+
 
 def make(model: nn.Module, input_shape: tuple[int, int, int], device: str = "auto", **settings: Any) -> Subject:
     """Make a subject of a network by a few words, for use outside a study; ``model`` itself is left as it is.
@@ -65,7 +74,8 @@ def make(model: nn.Module, input_shape: tuple[int, int, int], device: str = "aut
 def of(model: nn.Module, input_shape: tuple[int, int, int], conditions: MeasureConditions) -> Subject:
     """Make a subject of a network under settled conditions; ``model`` itself is left as it is."""
     subject = Subject(_prepare(copy.deepcopy(model), conditions), _example(input_shape, conditions), conditions)
-    with numeric_context(conditions):
+    # One pass does not repay a search for the fastest algorithms, of a batch size that nobody times.
+    with numeric_context(conditions), assigned(torch.backends.cudnn, "benchmark", False):
         _settle_norms(subject.model, subject.example)
     return subject
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
+from contextlib import contextmanager, suppress
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,18 +147,34 @@ def captured(run: Run) -> Run:
     Raises:
         RuntimeError: The pass waits for the GPU or does something else that cannot be captured.
     """
+    device = torch.cuda.current_device()
+    side = _side_stream(device)
     # Held from outside as well: torch stays on the capturing stream where ending a broken capture raises.
     with torch.cuda.stream(torch.cuda.current_stream()):
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
             for _ in range(_CAPTURE_WARM_UP):
                 run()
         torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            run()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        try:
+            with torch.cuda.graph(graph, pool=pool, stream=side):
+                run()
+        except BaseException:
+            # Before its pull request 180395 (2026) torch took a capture whose end failed for one that goes on: from then on its
+            # allocator could not be emptied. Where torch has seen to it, it refuses this.
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(device, pool)
+                torch._C._cuda_releasePool(device, pool)
+            raise
     return graph.replay
+
+
+@cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    # One for all captures: cuBLAS keeps a workspace of tens of MB for each stream it has seen, and torch's own stream for
+    # captures stays on the device where it was first used.
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 @contextmanager

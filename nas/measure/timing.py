@@ -30,8 +30,6 @@ FLAGGED_NOISE = 0.02
 _BLOCK_SECONDS = 0.05
 """Time between two syncs: long beside a sync's microseconds, short beside the time limit."""
 _MAX_PASSES = 1000
-_GPU_WARM_UP_SHARE = 0.4
-_CPU_WARM_UP_SHARE = 0.25
 _CPU_NOISE = 0.02
 _CPU_MIN_SAMPLES = 4
 """``Timer.adaptive_autorange`` judges the spread from the fourth sample on."""
@@ -130,7 +128,8 @@ CPU_APART = Recipe(
 def by_blocks(timer: PassTimer, watch: Watch, budget_s: float, recipe: Recipe) -> Timing:
     """Time blocks of passes; a throttled block is discarded and measured again after a pause, a limited number of times.
 
-    A network too slow for ``budget_s`` is still sampled as often as the stopping rule's least.
+    A network too slow for ``budget_s`` is still sampled as often as the stopping rule's least, and a long search for
+    algorithms comes on top.
     """
     start_s = time.perf_counter()
     timer(1)  # picks algorithms and fills caches, which tells nothing of the next passes
@@ -138,10 +137,12 @@ def by_blocks(timer: PassTimer, watch: Watch, budget_s: float, recipe: Recipe) -
     timer(1)
     third_s = time.perf_counter()
     passes = max(1, min(_MAX_PASSES, round(_BLOCK_SECONDS / max(third_s - second_s, 1e-6))))
-    # The first passes count as warming up: what they took cannot be spent again.
-    warm_up = recipe.warm_up.within(recipe.warm_up_share * budget_s - (third_s - start_s))
-    warm = warm_up.run(lambda: timer(passes), time.perf_counter)
-    rule = recipe.stopping.within(budget_s - (time.perf_counter() - start_s))
+    # The first passes count as warming up, but half of it at most: depthwise convolutions may be searched for seconds, and
+    # networks that have them are not to be timed less carefully than others.
+    warm_up_s = recipe.warm_up_share * budget_s
+    counted_s = min(third_s - start_s, warm_up_s / 2)
+    warm = recipe.warm_up.within(warm_up_s - counted_s).run(lambda: timer(passes), time.perf_counter)
+    rule = recipe.stopping.within(budget_s - counted_s - (time.perf_counter() - third_s))
     throttle = ThrottleRule(THROTTLING, pause_seconds=budget_s / 30)  # ten pauses are a third of the time
     sampled = _sample(partial(timer, passes), watch, rule, throttle)
     return Timing.of(

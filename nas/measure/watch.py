@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -70,9 +70,8 @@ class Watched(Record):
 class Watch:
     """Looks at a device from time to time: ``with Watch.open(device) as watch: ...; watch.look(); ...; watch.summary()``."""
 
-    def __init__(self, gpu: Gpu | None, own: Collection[int] = (), reason: str | None = None) -> None:
+    def __init__(self, gpu: Gpu | None, reason: str | None = None) -> None:
         self._gpu = gpu
-        self._own = own
         self._reasons = [reason] if reason else []
         self._looks: list[Look] = []
         self._since_s = time.monotonic()
@@ -80,18 +79,13 @@ class Watch:
 
     @classmethod
     @contextmanager
-    def open(cls, device: torch.device, own: Collection[int] = ()) -> Iterator[Watch]:
-        """Watch ``device`` for the block; without NVML a GPU is watched blindly and the summary says why.
-
-        Args:
-            device: A CPU is watched for others' load alone.
-            own: Further processes of ours that hold the board, as a benchmark's parent may.
-        """
+    def open(cls, device: torch.device) -> Iterator[Watch]:
+        """Watch ``device`` for the block: a CPU for others' load alone; without NVML a GPU blindly, and the summary says why."""
         if device.type == "cpu":
             yield cls(None)
             return
         with _opened(device) as gpu:
-            yield cls(None, own, str(gpu)) if isinstance(gpu, SensorError) else cls(gpu, own)
+            yield cls(None, str(gpu)) if isinstance(gpu, SensorError) else cls(gpu)
 
     def look(self) -> Look:
         """Look now. On a GPU, look while work is still queued: an idle board lowers its clocks. Never raises for a sensor."""
@@ -103,7 +97,7 @@ class Watch:
             memory_clock_mhz=self._told(lambda: gpu.clock_mhz("MEM")),
             temperature_c=self._told(gpu.temperature_c),
             clock_reasons=self._told(gpu.clock_reasons) or (),
-            foreign_processes=self._told(lambda: gpu.foreign_processes(self._own)) or (),
+            foreign_processes=self._told(gpu.foreign_processes) or (),
         )
         self._looks.append(look)
         return look

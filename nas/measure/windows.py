@@ -16,6 +16,10 @@ from nas.measure.record import Record, SensorError
 
 COUNTER_POLL_SECONDS = 0.005
 """How late a tick may be seen: 0.1 % of a window of 5 s."""
+EDGE_SECONDS = 0.3
+"""How long a counter is read often at either end of a window: three of the slowest ticks."""
+SPARSE_POLL_SECONDS = 0.25
+"""How often it is read in between, where only its health is of interest: the host of a small network has no time to spare."""
 POWER_POLL_SECONDS = 0.05
 """Instant power is refreshed no faster."""
 STUCK_SECONDS = 2.0
@@ -142,44 +146,58 @@ def counter_span(
     """Take a span from a tick of a counter of joules to the first tick after ``window_s``.
 
     A reading is up to one tick old, so that two readings are up to one tick further apart, or less far, than they seem:
-    the uncertainty is mean power times the tick. The tick is the median time between movements seen; for a counter that
-    has moved at every reading, it is looked for once more, without pause, after the span.
+    the uncertainty is mean power times the tick. The tick is the median time between movements seen near the ends of the
+    span, where the counter is read often; for a counter that has moved at every reading, it is looked for once more, without
+    pause, after the span.
 
     Args:
         read_j: The counter.
         activity: What goes on meanwhile.
         window_s: Length at least.
         clock: Seconds.
-        check_w: A power sensor to integrate over the same span, read every ``POWER_POLL_SECONDS``; NaN where it fails.
+        check_w: A power sensor to integrate over the same span, read beside the counter but no faster than every
+            ``POWER_POLL_SECONDS``; NaN where it fails.
 
     Raises:
         SensorError: The counter stands still or runs backwards.
     """
     trace = PowerTrace(check_w, clock) if check_w else None
     start: _Reading | None = None
-    moves_s: list[float] = []
+    moved_s: float | None = None
+    ticks_s: list[float] = []
     at_each_reading = True
-    for reading in _readings(read_j, activity, clock):
+
+    def interval_s(now_s: float) -> float:
+        between = start is not None and EDGE_SECONDS < now_s - start.at_s < window_s - EDGE_SECONDS
+        return SPARSE_POLL_SECONDS if between else COUNTER_POLL_SECONDS
+
+    for reading in _readings(read_j, activity, clock, interval_s):
         if start is None:
             if reading.moved:
-                start = reading
-                moves_s.append(reading.at_s)
+                start, moved_s = reading, reading.at_s
                 if trace:
                     trace.read()
             continue
         if trace:
             trace.read_if_due(reading.at_s)
-        at_each_reading &= reading.moved
+        if not reading.often:
+            moved_s = None
+        else:
+            at_each_reading &= reading.moved
         if not reading.moved:
             continue
-        moves_s.append(reading.at_s)
+        if reading.often:
+            if moved_s is not None:
+                ticks_s.append(reading.at_s - moved_s)
+            moved_s = reading.at_s
         seconds = reading.at_s - start.at_s
         if seconds >= window_s and activity.complete:
             break
     assert start is not None
     if trace:
         trace.read()
-    tick_s = statistics.median(later - sooner for sooner, later in itertools.pairwise(moves_s))
+    # A window shorter than two ticks has seen but one, from its start to its end.
+    tick_s = statistics.median(ticks_s) if ticks_s else seconds
     if at_each_reading:
         tick_s = min(tick_s, _tick_alone(read_j, clock))
     joules = reading.joules - start.joules
@@ -251,14 +269,18 @@ class _Reading(NamedTuple):
     joules: float
     at_s: float
     moved: bool
+    often: bool
 
 
-def _readings(read_j: Callable[[], float], activity: Activity, clock: Callable[[], float]) -> Iterator[_Reading]:
-    """Read a counter for ever, every ``COUNTER_POLL_SECONDS`` or once per step of the activity if that is longer."""
+def _readings(
+    read_j: Callable[[], float], activity: Activity, clock: Callable[[], float], interval_s: Callable[[float], float]
+) -> Iterator[_Reading]:
+    """Read a counter for ever, every ``interval_s(now)`` seconds or once per step of the activity if that is longer."""
     joules, at_s = read_j(), clock()
     moved_s = at_s
     while True:
-        if activity.step() - at_s < COUNTER_POLL_SECONDS:
+        often = interval_s(at_s) <= COUNTER_POLL_SECONDS
+        if activity.step() - at_s < interval_s(at_s):
             continue
         before_j, joules, at_s = joules, read_j(), clock()
         if joules < before_j:
@@ -267,7 +289,7 @@ def _readings(read_j: Callable[[], float], activity: Activity, clock: Callable[[
             moved_s = at_s
         elif at_s - moved_s > STUCK_SECONDS:
             raise SensorError(f"the energy counter stood still for {STUCK_SECONDS:g} s")
-        yield _Reading(joules, at_s, moved=joules > before_j)
+        yield _Reading(joules, at_s, joules > before_j, often)
 
 
 def _tick_alone(read_j: Callable[[], float], clock: Callable[[], float]) -> float:

@@ -189,7 +189,7 @@ def test_counter_that_stops_within_a_window(lab: Lab) -> None:
 
 
 def test_counter_that_runs_backwards_within_a_window(lab: Lab) -> None:
-    lab.after_load(3.0, lambda: setattr(lab, "counted_j", 1.0))
+    lab.after_load(3.0, lambda: setattr(lab, "joules", 1.0))
     result = energy.measure(on_board())
     assert (result.method, result.fallback_reason) == ("nvml_instant_power", "the energy counter ran backwards")
     assert result.energy_j == pytest.approx(LOAD_W * PASS_S / BATCH)

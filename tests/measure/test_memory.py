@@ -2,10 +2,14 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torchvision
+from simulated import SimulatedBoard
 from torch import nn
 
 from nas.measure import device, memory, subject
@@ -53,13 +57,64 @@ def test_own_tensors_are_counted_once_and_as_they_are() -> None:
     assert memory._own_bytes(model, torch.zeros(1)) == 40_000 + 4 * 12 + 8 + 4
 
 
-def test_peak_is_what_was_asked_for_on_top_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The allocator's own figures, as torch names them, with a data set of 5 MB and a rounding of 1 MB beside the network."""
-    model, x = nn.Linear(100, 100, bias=False), torch.zeros(1000)
+class SimulatedAllocator:
+    """A GPU's allocator under a network and 5 MB of data; it rounds up by 1 MB, and the first pass looks for algorithms."""
+
+    def __init__(self, own_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.held_bytes = self.peak_bytes = 5_000_000 + own_bytes
+        self.cached_bytes = self.most_cached_bytes = 90_000_000
+        self.passes = 0
+        for name, function in {
+            "get_allocator_backend": lambda: "native",
+            "synchronize": lambda: None,
+            "empty_cache": self.empty,
+            "reset_peak_memory_stats": self.reset,
+            "memory_stats": self.stats,
+            "max_memory_allocated": lambda device: self.peak_bytes + 1_000_000,
+            "max_memory_reserved": lambda device: self.most_cached_bytes,
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, function)
+        monkeypatch.setattr(memory, "numeric_context", lambda conditions: nullcontext())
+
+    def run(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self.held_bytes + (2_000_000 if self.passes else 50_000_000))
+        self.cached_bytes = max(self.cached_bytes, self.peak_bytes + 3_000_000)
+        self.most_cached_bytes = max(self.most_cached_bytes, self.cached_bytes)
+        self.passes += 1
+
+    def empty(self) -> None:
+        self.cached_bytes = self.held_bytes
+
+    def reset(self, device: torch.device) -> None:
+        self.peak_bytes, self.most_cached_bytes = self.held_bytes, self.cached_bytes
+
+    def stats(self, device: torch.device) -> dict[str, int]:
+        return {
+            "requested_bytes.all.current": self.held_bytes,
+            "requested_bytes.all.peak": self.peak_bytes,
+            "allocated_bytes.all.current": self.held_bytes + 1_000_000,
+            "allocated_bytes.all.peak": self.peak_bytes + 1_000_000,
+        }
+
+
+def test_peak_is_what_a_second_pass_asks_for_on_top_of_the_others(
+    monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard, cuda: torch.device
+) -> None:
+    model, x = nn.Linear(100, 100, bias=False), torch.zeros(10, 100)
     own_bytes = 40_000 + 4_000
-    asked = {"requested_bytes.all.current": 5_000_000 + own_bytes, "requested_bytes.all.peak": 7_000_000 + own_bytes}
-    taken = {"allocated_bytes.all.current": 6_000_000 + own_bytes, "allocated_bytes.all.peak": 9_000_000 + own_bytes}
-    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: asked | taken)
-    peak = memory._requested_bytes(torch.device("cuda", 0), "peak")
-    current = memory._requested_bytes(torch.device("cuda", 0), "current")
-    assert peak - (current - memory._own_bytes(model, x)) == 2_000_000 + own_bytes
+    allocator = SimulatedAllocator(own_bytes, monkeypatch)
+    net: Any = SimpleNamespace(model=model, example=x, device=cuda, conditions=None, run=allocator.run)
+    result = memory.measure(net)
+    assert result.peak_memory_mb == pytest.approx((2_000_000 + own_bytes) / 1e6)
+    assert result.allocated_mb == pytest.approx((8_000_000 + own_bytes) / 1e6)
+    assert result.reserved_mb == pytest.approx((10_000_000 + own_bytes) / 1e6)
+    assert (result.process_mb, result.reason, result.process_reason) == (600.0, None, None)
+    board.processes = []
+    assert memory.measure(net).process_reason == "NVML lists 0 processes and none under this process's id"
+
+
+def test_allocator_that_does_not_tell_what_was_asked_for(monkeypatch: pytest.MonkeyPatch, cuda: torch.device) -> None:
+    monkeypatch.setattr(torch.cuda, "get_allocator_backend", lambda: "cudaMallocAsync")
+    net: Any = SimpleNamespace(model=nn.Linear(2, 2), example=torch.zeros(1, 2), device=cuda)
+    result = memory.measure(net)
+    assert result.peak_memory_mb is None and "native allocator" in str(result.reason)

@@ -6,7 +6,7 @@ import statistics
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nas.measure.rules import StoppingRule, ThrottleRule, WarmUp, block_noise
@@ -133,6 +133,7 @@ def test_no_time_left_still_means_the_least_samples() -> None:
     assert rule.verdict([[10.0] * 10], 0.1) == "time_limit"
 
 
+@settings(deadline=None)
 @given(st.lists(st.lists(st.floats(1, 100), min_size=1, max_size=5), min_size=2, max_size=8))
 def test_noise_is_the_spread_of_the_blocks_means(blocks_ms: list[list[float]]) -> None:
     means = [np.mean(block) for block in blocks_ms]
@@ -155,6 +156,7 @@ def test_block_under_a_throttling_reason_does_not_count() -> None:
     assert THROTTLE.causes([1980], 1980, ("power_cap", "power_brake", "hot")) == ("hot", "power_brake")
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(200, 3000), min_size=1, max_size=9), st.integers(200, 3000))
 def test_clock_is_held_against_three_quarters_of_the_running_median(clocks_mhz: list[int], clock_mhz: int) -> None:
     low = clock_mhz < 0.75 * statistics.median(clocks_mhz)

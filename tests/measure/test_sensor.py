@@ -266,3 +266,16 @@ def test_rapl_that_vanishes(powercap: PowercapTree) -> None:
 def test_no_rapl(powercap: PowercapTree) -> None:
     with pytest.raises(SensorError, match="no RAPL counter"):
         methods(torch.device("cpu"))
+
+
+def test_others_that_cannot_be_seen_are_a_flag(
+    monkeypatch: pytest.MonkeyPatch, board: SimulatedBoard, cuda: torch.device
+) -> None:
+    """In many containers NVML lists nobody, this process neither."""
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    board.processes = []
+    with open_sensors(cuda) as sensors:
+        assert sensors.check(None) == ("NVML lists no process here, not even this one: others on the board cannot be seen",)
+    board.mig = (1, 1)
+    with pytest.raises(SensorError, match="MIG has split the board"), open_sensors(cuda):
+        pytest.fail("a board that MIG has split is not measured")

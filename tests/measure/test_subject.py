@@ -40,6 +40,7 @@ def test_another_batch_of_the_same_network() -> None:
     larger = net.at_batch(5)
     assert larger.model is net.model and larger.example.shape == (5, 3, 8, 6) and larger.conditions.batch_size == 5
     assert net.conditions.batch_size == 2
+    assert [len(swept.run()) for swept in net.sweep((1, 4))] == [1, 4]
 
 
 def test_a_word_that_cannot_be_used() -> None:
@@ -86,3 +87,17 @@ def test_norms_settle_on_a_single_image_and_a_single_position() -> None:
     norm = subject.make(model, (3, 4, 4), device="cpu", batch_size=1).model[2]
     assert int(norm.num_batches_tracked) == 1
     assert bool((norm.running_var > 0).all())
+
+
+def test_settling_searches_for_no_algorithms_and_timing_does() -> None:
+    searching = []
+
+    class Noted(nn.BatchNorm2d):
+        def forward(self, input: torch.Tensor) -> torch.Tensor:
+            searching.append(torch.backends.cudnn.benchmark)
+            return super().forward(input)
+
+    net = subject.make(Noted(3), (3, 4, 4), device="cpu", batch_size=2)
+    with device.numeric_context(net.conditions):
+        net.run()
+    assert searching == [False, True]
