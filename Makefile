@@ -3,7 +3,7 @@ PYTHON ?= .venv/bin/python
 BASE_PYTHON ?= python3
 CONF ?= osa_digits
 
-.PHONY: setup search test check format gpu-check benchmarks
+.PHONY: setup search test check format gpu-check
 
 setup: .venv/ready
 

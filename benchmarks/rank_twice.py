@@ -26,7 +26,7 @@ from scipy.stats import kendalltau
 
 from nas.errors import InputError
 from nas.measure import energy, latency, subject
-from nas.measure.device import fingerprint
+from nas.measure.device import fingerprint, resolve_device
 from nas.processes import fresh_process
 from search_spaces import osa
 from search_spaces.base import RandomTrial
@@ -104,7 +104,7 @@ def main() -> None:
         )
     flagged = sum(bool(found["flags"]) for run in runs for found in run.values())
     console = Console(width=170)
-    identity = fingerprint(subject.resolve_device(options.device)).identity()
+    identity = fingerprint(resolve_device(options.device)).identity()
     console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
     console.print(
         f"candidates of conf/space/osa_cifar.yaml at 3x32x32, batch {options.batch_size}, as a search measures them, twice in "

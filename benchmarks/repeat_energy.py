@@ -25,7 +25,7 @@ from rich.table import Table
 from nas import catalogue
 from nas.errors import InputError
 from nas.measure import energy, latency, subject
-from nas.measure.device import fingerprint, numeric_context
+from nas.measure.device import fingerprint, numeric_context, resolve_device
 from nas.measure.subject import Subject
 
 NETWORKS = ("mobilenet_v2", "vovnet27_slim", "resnet50")
@@ -105,7 +105,7 @@ def main() -> None:
     if "OUT" in os.environ:
         (Path(os.environ["OUT"]) / "repeat_energy.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
     console = Console(width=210)
-    identity = fingerprint(subject.resolve_device(options.device)).identity()
+    identity = fingerprint(resolve_device(options.device)).identity()
     console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
     console.print(
         f"batch {options.batch_size}, input {options.input_size}, precision {options.precision}; three windows of "

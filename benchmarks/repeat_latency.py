@@ -25,7 +25,7 @@ from rich.table import Table
 from nas import catalogue
 from nas.errors import InputError
 from nas.measure import complexity, latency, subject
-from nas.measure.device import fingerprint, numeric_context
+from nas.measure.device import fingerprint, numeric_context, resolve_device
 from nas.measure.subject import Subject
 from nas.processes import fresh_process
 
@@ -131,7 +131,7 @@ def main() -> None:
             f"{max(row['eager_seconds'] for row in rows):.2f} s",
             "; ".join(dict.fromkeys(flag for row in rows for flag in row["flags"])),
         )
-    device = subject.resolve_device(options.device)
+    device = resolve_device(options.device)
     console = Console(width=190)
     identity = fingerprint(device).identity()
     console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import compose, packaged_conf
 from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
-from nas.errors import RunError
+from nas.errors import InputError, RunError
 
 if TYPE_CHECKING:  # torch and its company take seconds to import: --help and a misspelt key must not wait for them
     from rich.console import Console
@@ -66,15 +68,53 @@ def main(arguments: Sequence[str]) -> int:
     from nas.console import make_console
     from nas.files import make_run_dir, write_config
 
+    run_dir = Path(config.run_dir)
+    _refuse_folder_of_others(run_dir)
     console = make_console()
     with console.status("looking at the device"):
         plan = prepare(config)
-    make_run_dir(Path(config.run_dir))
-    write_config(Path(config.run_dir), composed.written)
-    return _run(config, plan, console)
+    make_run_dir(run_dir)
+    try:
+        with _held(run_dir):
+            write_config(run_dir, composed.written)
+            return _run(config, plan, console)
+    except OSError as error:
+        told = error.strerror or error
+        raise RunError(
+            f"{run_dir}: {told}; what was measured is kept, and the same command goes on once that is mended."
+        ) from None
+
+
+def _refuse_folder_of_others(run_dir: Path) -> None:
+    """Refuse a run folder that is not a benchmark's, such as a search's, whose ``config.yaml`` would be lost."""
+    import yaml
+
+    path = run_dir / "config.yaml"
+    if not os.path.exists(path):
+        return
+    try:
+        there = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError):
+        there = None
+    if not isinstance(there, Mapping) or "models" not in there:
+        raise InputError(f"run_dir={run_dir} holds a config.yaml that is no benchmark's: take another run_dir.")
+
+
+def _held(run_dir: Path) -> AbstractContextManager[object]:
+    """Take the folder for this process: two benchmarks would measure the same things and write one table in turns."""
+    from filelock import FileLock, Timeout
+
+    folder = run_dir / "measurements"
+    folder.mkdir(exist_ok=True)
+    try:
+        return FileLock(folder / ".lock").acquire(timeout=0)
+    except Timeout:
+        raise InputError(f"run_dir={run_dir} is in use by another benchmark: wait for its end, or take another.") from None
 
 
 def _run(config: BenchmarkConfig, plan: Plan, console: Console) -> int:
+    from rich.markup import escape
+
     from nas.benchmarking.progress import Progress, summary
     from nas.benchmarking.results import missing_row, row, write_table
     from nas.benchmarking.runner import run, stored
@@ -90,19 +130,22 @@ def _run(config: BenchmarkConfig, plan: Plan, console: Console) -> int:
         table[result.key] = row(result)
         write_table(run_dir, rows())
 
-    agreed = plan.device.agreed
-    console.print(f"benchmark [bold]{config.name}[/]: {len(plan.keys)} measurements on {agreed.name}, in {run_dir}")
+    where = f"{plan.device.agreed.name}, in {run_dir}"
+    console.print(f"benchmark [bold]{config.name}[/]: {len(plan.keys)} measurements on {escape(where)}", soft_wrap=True)
+    write_table(run_dir, rows())  # if it cannot be written, better know it now than after the first measurement
+    left = sum(key not in table or table[key]["status"] != "measured" for key in plan.keys)
     interrupted = False
     try:
-        with Progress(plan.keys, console, ended) as progress:
+        with Progress(plan.keys, left, console, ended) as progress:
             run(plan, progress)
     except KeyboardInterrupt:
         interrupted = True
     found = rows()
     write_table(run_dir, found)
     _write_page(config, plan, found)
-    console.print(summary(found))
-    console.print(f"\ntable: {run_dir / 'results.parquet'} and .csv   page: {run_dir / 'benchmark.html'}", soft_wrap=True)
+    console.print(summary(found), markup=False)
+    written = f"\ntable: {run_dir / 'results.parquet'} and .csv   page: {run_dir / 'benchmark.html'}"
+    console.print(written, markup=False, soft_wrap=True)
     if interrupted:
         console.print("interrupted: the same command goes on")
         return EXIT_INTERRUPTED
@@ -115,7 +158,10 @@ def _run(config: BenchmarkConfig, plan: Plan, console: Console) -> int:
 def _write_page(config: BenchmarkConfig, plan: Plan, rows: Sequence[dict[str, Any]]) -> None:
     from nas.benchmark_page import write_benchmark_page
 
-    facts = plan.device.to_dict() | {"conditions": plan.conditions.to_dict()}
+    conditions = plan.conditions.to_dict()
+    for each in ("batch_size", "precision"):  # they differ from row to row, and each row names its own
+        del conditions[each]
+    facts = plan.device.to_dict() | {"conditions": conditions}
     write_benchmark_page(Path(config.run_dir) / "benchmark.html", rows, facts, f"Benchmark {config.name}")
 
 

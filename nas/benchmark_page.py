@@ -212,6 +212,11 @@ def _failures(rows: Sequence[Row]) -> tuple[str, ...]:
 def _caveats(rows: Iterable[Row]) -> list[str]:
     rows = list(rows)
     told = []
+    there = measured(rows)
+    if doubtful := sum(bool(row.get("flags")) for row in there):
+        told.append(
+            f"{doubtful} of {len(there)} measured rows carry a doubt, named in their column flags; verdicts rest on them too."
+        )
     if any(number(row, "energy_j") is not None for row in rows):
         told.append("Absolute joules carry the sensor's bias of 5 to 10 %; ranking on one board is sound.")
     if any(number(row, "top1_published") is not None for row in rows):

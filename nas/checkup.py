@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
+from nas.failures import first_line
 from nas.measure import energy, latency, subject
 from nas.measure.device import lacks_precision, resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
@@ -27,6 +29,9 @@ _SIDES = {"cuda": 224, "cpu": 32}
 _GOALS = {"cuda": 0.02, "cpu": 0.03}
 """Spread of a median between runs that can be had on a quiet machine."""
 _PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16")
+MISSING = "not installed"
+"""In place of a version."""
+
 _FIGURES = ("latency_ms", "latency_graph_ms", "latency_enqueue_ms", "energy_j", "peak_memory_mb")
 
 
@@ -107,9 +112,10 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
     on_stage("looking at the device")
     sensors, refusals = _sensors(device)
     shape = (3, _SIDES[device.type], _SIDES[device.type])
-    timed, spent = _measure(conditions, shape, runs, on_stage)
+    timed, spent, trouble = _measure(conditions, shape, runs, on_stage)
     goal = _GOALS[device.type]
-    no_energy = next((found.reason for found in spent if found.reason), None)
+    no_energy = next((found.reason for found in spent if found.reason), trouble)
+    medians_ms = tuple(found.eager.median_ms for found in timed) if len(timed) == runs else ()
     joules = tuple(found.energy_j for found in spent if found.energy_j is not None)
     return Checkup(
         device=fingerprint(device, conditions.threads),
@@ -121,7 +127,7 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
         sensors=sensors,
         sensor_refusals=refusals,
         repeats=(
-            Repeats("latency_ms", tuple(found.eager.median_ms for found in timed), goal),
+            Repeats("latency_ms", medians_ms, goal, None if medians_ms else trouble),
             Repeats("energy_j", joules if len(joules) == runs else (), 0.01, no_energy),
         ),
         counter_over_power=tuple(found.counter_over_power for found in spent if found.counter_over_power is not None),
@@ -133,7 +139,14 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
 
 def _software() -> dict[str, str]:
     names = ("torch", "torchvision", "timm", "lightning", "optuna", "thop", "nvidia-ml-py")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}, "cuda": torch.version.cuda or "none"}
+    return {"python": platform.python_version(), **{name: _version(name) for name in names}, "cuda": torch.version.cuda or "none"}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return MISSING
 
 
 def _sensors(device: torch.device) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -146,21 +159,29 @@ def _sensors(device: torch.device) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _measure(
     conditions: MeasureConditions, shape: tuple[int, int, int], runs: int, on_stage: Callable[[str], None]
-) -> tuple[list[latency.Latency], list[energy.Energy]]:
+) -> tuple[list[latency.Latency], list[energy.Energy], str | None]:
+    """Measure the built-in network ``runs`` times, and return the reason if it could not be done to the end."""
+    timed: list[latency.Latency] = []
+    spent: list[energy.Energy] = []
     torch.manual_seed(0)
-    net = subject.of(osa.build(osa.preset(NETWORK), in_channels=shape[0], num_classes=1000), shape, conditions)
-    timed, spent = [], []
+    model = osa.build(osa.preset(NETWORK), in_channels=shape[0], num_classes=1000)
     on_stage("waiting for the device")
-    with exclusive(net.device, conditions.lock_seconds):
-        for run in range(runs):
-            on_stage(f"latency, run {run + 1} of {runs}")
-            timed.append(latency.measure(net))
-        for run in range(runs):
-            on_stage(f"energy, run {run + 1} of {runs}")
-            spent.append(energy.measure(net))
-            if spent[-1].energy_j is None:
-                break
-    return timed, spent
+    try:
+        with exclusive(torch.device(conditions.device), conditions.lock_seconds):
+            net = subject.of(model, shape, conditions)
+            for run in range(runs):
+                on_stage(f"latency, run {run + 1} of {runs}")
+                timed.append(latency.measure(net))
+            for run in range(runs if conditions.energy else 0):
+                on_stage(f"energy, run {run + 1} of {runs}")
+                spent.append(energy.measure(net))
+                if spent[-1].energy_j is None:
+                    break
+    except SensorError as refusal:
+        return timed, spent, str(refusal)
+    except (RuntimeError, MemoryError) as error:  # a device in a state that a doctor is asked about, such as a full one
+        return timed, spent, first_line(error)
+    return timed, spent, None if conditions.energy else "measure.energy is false"
 
 
 def _datasets(root: Path) -> dict[str, str]:
@@ -169,7 +190,7 @@ def _datasets(root: Path) -> dict[str, str]:
         ("CIFAR-10", ("cifar-10-batches-py", "cifar-10-python.tar.gz")),
         ("CIFAR-100", ("cifar-100-python", "cifar-100-python.tar.gz")),
     ):
-        there = [part for part in parts if (root / part).exists()]
+        there = [part for part in parts if os.path.exists(root / part)]
         found[name] = f"in {root / there[0]}" if there else f"not in {root}: the first search downloads it"
     return found
 
@@ -177,8 +198,17 @@ def _datasets(root: Path) -> dict[str, str]:
 def remedies(found: Checkup) -> Iterator[str]:
     """Yield what to fix, the most important first."""
     host, board, watched = found.device.host, found.device.board, found.watched
-    if board is None and torch.version.cuda and Path("/proc/driver/nvidia").exists():
-        yield "there is an NVIDIA driver but torch finds no GPU: check CUDA_VISIBLE_DEVICES and the driver's age"
+    if board is None and not torch.cuda.is_available() and Path("/proc/driver/nvidia").exists():
+        if torch.version.cuda:
+            yield "there is an NVIDIA driver but torch finds no GPU: check CUDA_VISIBLE_DEVICES and the driver's age"
+        else:
+            yield "there is an NVIDIA driver but this torch was built for CPUs only: install a build for CUDA"
+    for repeats in found.repeats:
+        if repeats.metric == "latency_ms" and repeats.reason:
+            yield f"{NETWORK} could not be measured ({repeats.reason}): free the device, or raise measure.lock_seconds"
+    missing = [name for name, told in found.software.items() if told == MISSING]
+    if missing:
+        yield f"install what is missing: {', '.join(missing)}"
     if watched is not None and watched.foreign_processes:
         ids = ", ".join(map(str, watched.foreign_processes))
         yield f"stop the other processes on the GPU ({ids}): they distort times, and joules are refused"

@@ -168,10 +168,16 @@ def _check_measure(plain: Mapping[str, Any]) -> None:
     if not isinstance(measure, Mapping):
         raise InputError(f"measure={measure!r} cannot be used: it must be a mapping of keys; set measure.<key>=<value>.")
     _reject_unknown("measure.", measure, {f.name for f in dataclasses.fields(MeasureSettings)})
+    if measure.get("require"):
+        raise InputError(f"measure.require={measure['require']} cannot be used here: only a search has it; take it out.")
 
 
 def parse_benchmark(plain: Mapping[str, Any]) -> BenchmarkConfig:
     """Check a composed configuration of ``nas.benchmark`` and return it typed; raises like ``parse_search``."""
+    if "benchmark" in plain:
+        raise InputError(
+            "benchmark.<key> is not a known key: write <key> alone, and '# @package _global_' as the first line of a list's file."
+        )
     _reject_unknown("", plain, {f.name for f in dataclasses.fields(BenchmarkConfig)})
     _check_measure(plain)
     config: BenchmarkConfig = typed(BenchmarkConfig, plain)

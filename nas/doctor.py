@@ -88,11 +88,14 @@ def _lines(found: Checkup) -> Iterator[tuple[str, str]]:
             yield "sensor", refusal
     shape = "×".join(map(str, found.input_shape))
     conditions = found.conditions
+    how = f"{NETWORK}, {shape}, batch {conditions.batch_size}, {conditions.precision}"
     runs = max(len(repeats.values) for repeats in found.repeats)
-    yield f"{runs} runs of", f"{NETWORK}, {shape}, batch {conditions.batch_size}, {conditions.precision}"
+    yield (f"{runs} runs of" if runs else "not measured"), how
     for repeats in found.repeats:
         if repeats.values:
             yield repeats.metric, _repeats(repeats)
+        elif repeats.reason and all(repeats.reason != ability.lack for ability in found.figures):
+            yield repeats.metric, f"not measured: {repeats.reason}"
     for ratio in found.counter_over_power[-1:]:
         yield "counter ÷ power", f"{ratio:.4f}, both over the same window"
     if found.watched is not None and found.watched.sm_clock_mhz is not None:

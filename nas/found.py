@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ class Found:
         study: The study's name.
         trial: Its trial.
         input_shape: One image: (channels, height, width).
-        row: Its row of ``front.csv``, as text.
+        top1: What its study scored, where that is in ``front.csv``.
     """
 
     study: str
@@ -34,7 +35,7 @@ class Found:
     architecture: Architecture
     input_shape: tuple[int, int, int]
     num_classes: int
-    row: Mapping[str, str]
+    top1: float | None
 
     @property
     def name(self) -> str:
@@ -53,7 +54,7 @@ def find_run(name: str) -> Path:
         InputError: There is none.
     """
     for path in (Path(name), Path("runs") / name):
-        if (path / "config.yaml").is_file():
+        if os.path.exists(path / "config.yaml"):
             return path
     raise InputError(f"study:{name} is no run folder: give the folder of a search, such as study:runs/osa_digits.")
 
@@ -71,23 +72,26 @@ def read_front(run_dir: Path) -> list[Found]:
         space = build_target("space", config["space"], config.get("allow_modules", ()))
         data = record["data"]
         return [_found(run_dir, config["study"]["name"], space, data, row) for row in rows]
-    except (KeyError, TypeError) as error:
-        raise InputError(f"{run_dir} is no whole run folder ({error!r} is missing): run its search again.") from None
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{run_dir} is no whole run folder ({type(error).__name__}: {error}): run its search again.") from None
 
 
-def _rows(text: str) -> list[dict[str, str]]:
+def _rows(text: str) -> list[tuple[int, float | None]]:
+    """Return the trial and the top-1 of each row."""
     rows = csv.DictReader(text.splitlines())
     if "trial" not in (rows.fieldnames or ()):
         raise ValueError("it has no column trial")
-    return [{**row, "trial": str(int(row["trial"]))} for row in rows]
+    return [(int(row["trial"] or ""), float(row["top1"]) if row.get("top1") else None) for row in rows]
 
 
-def _found(run_dir: Path, study: str, space: SearchSpace, data: Mapping[str, Any], row: Mapping[str, str]) -> Found:
-    trial = int(row["trial"])
+def _found(run_dir: Path, study: str, space: SearchSpace, data: Mapping[str, Any], row: tuple[int, float | None]) -> Found:
+    trial, top1 = row
     path = run_dir / "trials" / str(trial) / "architecture.yaml"
     architecture = _read(path, lambda text: from_yaml(space, text))
     channels, height, width = data["input_shape"]
-    return Found(study, trial, space, architecture, (channels, height, width), data["num_classes"], row)
+    return Found(study, trial, space, architecture, (channels, height, width), data["num_classes"], top1)
 
 
 def _read(path: Path, parse: Any) -> Any:

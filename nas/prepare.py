@@ -15,12 +15,13 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler
 
-from nas.catalogue import ReferenceArchitecture, ReferenceSpace, find
+from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config import SearchConfig
 from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
+from nas.failures import first_line
 from nas.measure.device import resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
@@ -71,6 +72,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     device = resolve_device(config.device)
     objectives, dropped = _available_objectives(config, device)
     conditions = resolve_conditions(_with_variants(config, objectives), device)
+    references = {name: as_candidate(name) for name in config.references}
     space = build_target("space", config.space, config.allow_modules)
     if not isinstance(space, SearchSpace):
         raise InputError(f"space._target_={config.space['_target_']} is no design space: it must have suggest, build and preset.")
@@ -113,8 +115,6 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
-    references = {name: ReferenceArchitecture(find(name).name) for name in config.references}
-
     def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
         return EvaluationRequest(
             space=space,
@@ -150,7 +150,7 @@ def _with_variants(config: SearchConfig, objectives: tuple[Metric, ...]) -> Meas
 
 def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[Metric, ...], dict[str, str]]:
     def reason_against(name: str) -> str | None:
-        if name == "energy_j" and not config.measure.energy:
+        if METRICS[name].stage == "energy" and not config.measure.energy:
             return "measure.energy is false"
         return unavailable(name, device)
 
@@ -196,7 +196,7 @@ def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, 
         raise InputError(str(error)) from None
     except (ValueError, NotImplementedError, ImportError, RuntimeError) as error:
         count = f"{len(objectives)} objective{'s' * (len(objectives) > 1)}"
-        text = str(error).strip().splitlines()[0].rstrip(".")
+        text = first_line(error)
         raise InputError(f"sampler={name} cannot search this space with {count} ({text}): choose another sampler.") from None
 
 
@@ -230,7 +230,7 @@ def _numeric_format(
     try:
         choice = choose_format([candidate(architecture) for architecture in probed], bundle, config.train, device)
     except RuntimeError as error:
-        text = str(error).strip().splitlines()[0].rstrip(".")
+        text = first_line(error)
         raise InputError(f"space: sampled candidates cannot be trained on this data ({text}): change space or data.") from None
     return choice.numeric, asdict(choice)
 

@@ -84,6 +84,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], console: Console) -> int:
+    from rich.markup import escape
+
     from nas.driver import run, run_references
     from nas.engine import InlineEngine
     from nas.files import make_run_dir, write_config, write_json
@@ -106,7 +108,8 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
         done = len(study.finished)
         more = f", {done} of them done" if done else ""
-        console.print(f"study [bold]{prepared.plan.name}[/]: {prepared.plan.trials} trials{more}, in {prepared.run_dir}")
+        where = escape(f"{prepared.plan.trials} trials{more}, in {prepared.run_dir}")
+        console.print(f"study [bold]{prepared.plan.name}[/]: {where}")
         for note in prepared.notes:
             console.print(note, markup=False, soft_wrap=True)
         with gate.installed(), Progress(study, console) as progress:
@@ -195,7 +198,7 @@ def _write_references(prepared: Prepared, references: Sequence[Outcome]) -> None
 
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
     from nas.outcomes import dominations
-    from nas.tables import front_table, show_gain
+    from nas.tables import front_table, show_gains
 
     plan, run_dir = prepared.plan, prepared.run_dir
     front, references = study.front(), study.references
@@ -215,15 +218,16 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
         names = [metric.name for metric in plan.objectives]
         console.print(front_table(front, names, plan.constraints, references=references, dominated=dominated))
         for domination in dominated:
-            gains = ", ".join(show_gain(metric, domination) for metric in plan.objectives)
-            console.print(f"trial {domination.network.name} dominates {domination.reference.name}: {gains}", soft_wrap=True)
+            told = f"trial {domination.network.name} dominates {domination.reference.name}: {show_gains(domination)}"
+            console.print(told, markup=False, soft_wrap=True)
         for reference in references:
             if reference.state != "failed" and all(d.reference.name != reference.name for d in dominated):
-                console.print(f"no network on the front dominates {reference.name}", soft_wrap=True)
+                console.print(f"no network on the front dominates {reference.name}", markup=False, soft_wrap=True)
     elif finished and not study.feasible():
         console.print("no network keeps every constraint: loosen constraints, or widen the space")
     console.print(
         f"\nfront: {run_dir / 'front.csv'}   architectures: {run_dir / 'trials'}/<trial>/architecture.yaml",
+        markup=False,
         soft_wrap=True,
     )
     console.print("next:", style="bold")

@@ -40,19 +40,30 @@ def show_gain(metric: Metric, domination: Domination) -> str:
     return f"{metric.name} {gain / reference:+.0%}" if reference else f"{metric.name} {gain:+.3g} {metric.unit}"
 
 
+def show_gains(domination: Domination) -> str:
+    """Return ``show_gain`` of every objective in one line."""
+    return ", ".join(show_gain(METRICS[name], domination) for name in domination.gains)
+
+
 def front_columns(objectives: Sequence[str], constraints: Sequence[str], references: bool = False) -> list[str]:
     """Return the columns of ``front.csv``: the trial, the objectives, the constraints' metrics, the architecture's id.
 
-    With references there is one more, the references that the network dominates.
+    With references there are two more: which of them the network dominates, and by how much in each objective.
     """
     columns = ["trial", *dict.fromkeys([*objectives, *constraints]), "architecture_id"]
-    return [*columns, "dominates"] if references else columns
+    return [*columns, "dominates", "dominates_by"] if references else columns
 
 
 def front_row(network: Outcome, dominated: Sequence[Domination] = ()) -> dict[str, Any]:
     """Return a network as a row of ``front.csv``, or of ``references.csv``."""
-    names = [domination.reference.name for domination in dominated if domination.network.name == network.name]
-    return {**network.attributes, "trial": network.name, "reference": network.name, "dominates": ";".join(names)}
+    mine = [domination for domination in dominated if domination.network.name == network.name]
+    return {
+        **network.attributes,
+        "trial": network.name,
+        "reference": network.name,
+        "dominates": ";".join(domination.reference.name for domination in mine),
+        "dominates_by": "; ".join(f"{domination.reference.name}: {show_gains(domination)}" for domination in mine),
+    }
 
 
 def reference_columns(objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:

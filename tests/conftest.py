@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -45,3 +48,23 @@ def search(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Search:
         return ended.value.code, written.out, written.err
 
     return run
+
+
+class InlineProcess:
+    """Stands in for a process of its own: does the work at once, in this one."""
+
+    def submit(self, work: Callable[..., Any], *arguments: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        try:
+            future.set_result(work(*arguments))
+        except Exception as error:  # noqa: BLE001 - as an executor does
+            future.set_exception(error)
+        return future
+
+
+@pytest.fixture
+def inline_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a benchmark do its work in this process."""
+    from nas.benchmarking import runner
+
+    monkeypatch.setattr(runner, "fresh_process", lambda: contextlib.nullcontext(InlineProcess()))

@@ -38,6 +38,14 @@ def test_a_list_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert parsed("benchmark=mine", "measure=default").models == ("resnet18",)
 
 
+def test_a_list_without_its_first_line_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf" / "benchmark").mkdir(parents=True)
+    (tmp_path / "conf" / "benchmark" / "mine.yaml").write_text("name: mine\nmodels: [resnet18]\n")
+    with pytest.raises(InputError, match="'# @package _global_' as the first line"):
+        parsed("benchmark=mine")
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
@@ -52,6 +60,7 @@ def test_a_list_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("measure.variants=[graf]", "measure.variants.*graf"),
         ("measure.energy_window=3", "measure.energy_window is not a known key; did you mean"),
         ("name=a/b", "name='a/b' cannot be used"),
+        ("measure.require=[energy_j]", "measure.require=.* only a search has it"),
     ],
 )
 def test_bad_input_is_one_sentence(argument: str, sentence: str) -> None:

@@ -139,6 +139,8 @@ def test_conditions_and_caveats() -> None:
     caveats = section("caveats").blocks[0]
     assert isinstance(caveats, Items)
     assert caveats.items[0] == "own caveat" and len(caveats.items) == 4
+    doubted = section("caveats", benchmark_page([row("a", flags="others kept 2 CPUs busy"), row("b")], {}, "T")).blocks[0]
+    assert isinstance(doubted, Items) and doubted.items[0].startswith("1 of 2 measured rows carry a doubt")
     bare = benchmark_page([row("a", energy_j=None, top1_published=None)], {}, "T", ["own caveat"])
     alone = section("caveats", bare).blocks[0]
     assert isinstance(alone, Items) and alone.items == ("own caveat",)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 import socket
@@ -48,7 +49,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_documents_use_known_tags() -> None:
-    assert {block.tag for block in blocks("bash")} <= {"", "setup", "download", "images", "server", "gpu"}
+    assert {block.tag for block in blocks("bash")} <= {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark"}
 
 
 @pytest.fixture
@@ -85,6 +86,24 @@ def test_search_commands(search: Search, workdir: Path, command: str) -> None:
 def test_commands_that_download_are_composed(search: Search, command: str) -> None:
     code, out, _ = search(*arguments(command), "--cfg")
     assert code == 0 and "space:" in out
+
+
+SMALL = {
+    "doctor": ["device=cpu", "runs=2", "measure.batch_size=1", "measure.latency_max_seconds=0.05"],
+    "benchmark": ["device=cpu", "measure=default", "measure.latency_max_seconds=0.05", "input_size=32"],
+}
+
+
+@pytest.mark.parametrize(("tag", "command"), [(tag, command) for tag in SMALL for command in commands(tag)])
+def test_other_commands(workdir: Path, tag: str, command: str) -> None:
+    program, *rest = shlex.split(command)
+    assert program == "python"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *rest, *SMALL[tag]], cwd=workdir, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    if tag == "benchmark":
+        made = {path.name for path in (workdir / "runs" / "benchmark" / "two").iterdir()}
+        assert made == {"config.yaml", "results.csv", "results.parquet", "benchmark.html", "measurements"}
 
 
 @pytest.mark.parametrize("command", commands("setup", "gpu"))

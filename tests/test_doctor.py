@@ -8,9 +8,13 @@ import sys
 from dataclasses import replace
 
 import pytest
+import torch
 
 from nas.checkup import Checkup, Repeats, check_up, describe_lacks, remedies
+from nas.measure import latency
+from nas.measure.record import SensorError
 from nas.measure.settings import MeasureSettings
+from nas.measure.subject import Subject
 from nas.measure.watch import Watched
 
 QUIET = Watched(None, None, None, (), 0.0, (), None)
@@ -56,6 +60,26 @@ def test_the_governor(checkup: Checkup) -> None:
     device = replace(checkup.device, host=replace(checkup.device.host, governor="powersave"))
     (found,) = remedies(replace(checkup, device=device))
     assert "governor is powersave" in found
+
+
+@pytest.mark.parametrize(
+    "trouble", [SensorError("another process measured on cpu"), torch.OutOfMemoryError("it is full\nand so on")]
+)
+def test_a_device_that_cannot_be_measured_on_is_a_finding(trouble: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(net: Subject) -> None:
+        raise trouble
+
+    monkeypatch.setattr(latency, "measure", refuse)
+    found = check_up("cpu", MeasureSettings(batch_size=1), 2, "data", lambda stage: None)
+    told = str(trouble).splitlines()[0]
+    assert [(repeats.values, repeats.reason) for repeats in found.repeats] == [((), told), ((), told)]
+    assert any(f"could not be measured ({told})" in remedy for remedy in remedies(found))
+
+
+def test_energy_is_left_out_on_request() -> None:
+    settings = MeasureSettings(batch_size=1, latency_max_seconds=0.05, energy=False)
+    timed, spent = check_up("cpu", settings, 2, "data", lambda stage: None).repeats
+    assert len(timed.values) == 2 and (spent.values, spent.reason) == ((), "measure.energy is false")
 
 
 def doctor(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -52,7 +52,22 @@ def test_the_front_is_built_as_its_study_built_it(run: Path) -> None:
         assert network.build()(torch.zeros(2, *network.input_shape)).shape == (2, 10)
         text = (run / "trials" / str(network.trial) / "architecture.yaml").read_text()
         assert to_yaml(network.architecture) == text
-    assert networks[0].row["top1"] == "0.9"
+    assert [network.top1 for network in networks] == [0.9, 0.8]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("front.csv", "trial,top1\n0,high\n"),
+        ("front.csv", "top1,trial\n0.9\n"),
+        ("record.json", '{"data": {"input_shape": [8, 8], "num_classes": 10}}'),
+        ("record.json", "[]"),
+    ],
+)
+def test_odd_content_is_named_too(run: Path, name: str, text: str) -> None:
+    (run / name).write_text(text)
+    with pytest.raises(InputError, match=str(run)):
+        read_front(run)
 
 
 def test_by_path_and_by_name(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,6 +43,7 @@ def test_by_how_much() -> None:
     (one,) = dominations([network(3, 0.9, 2.0)], [reference("resnet18", 0.88, 5.0)], OBJECTIVES)
     assert [show_gain(metric, one) for metric in OBJECTIVES] == ["top1 +2.00 points", "latency_ms -60%"]
     assert front_row(one.network, [one])["dominates"] == "resnet18"
+    assert front_row(one.network, [one])["dominates_by"] == "resnet18: top1 +2.00 points, latency_ms -60%"
     assert front_row(network(4, 0.9, 9.0), [one])["dominates"] == ""
 
 

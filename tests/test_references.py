@@ -24,6 +24,7 @@ def test_references_are_measured_once_and_compared(search: Search, workdir: Path
     for row in front:
         better = float(row["top1"]) >= float(known["top1"]) and int(row["params"]) < int(known["params"])
         assert row["dominates"] == (known["reference"] if better else "")
+        assert row["dominates_by"].startswith("preset:osa_densenet40: top1 +") == better
         assert (f"trial {row['trial']} dominates preset:osa_densenet40: top1" in out) == better
     assert {int(row["trial"]) for row in front} <= {0, 1}
     record = json.loads((run_dir / "record.json").read_text())

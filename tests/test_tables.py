@@ -36,7 +36,7 @@ def test_values(name: str, value: float | None, text: str) -> None:
 def test_front_columns_name_each_metric_once() -> None:
     columns = ["trial", "top1", "params", "flops", "architecture_id"]
     assert front_columns(["top1", "params"], ["params", "flops"]) == columns
-    assert front_columns(["top1", "params"], ["params", "flops"], references=True) == [*columns, "dominates"]
+    assert front_columns(["top1", "params"], ["params", "flops"], references=True) == [*columns, "dominates", "dominates_by"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0:00"), (61, "1:01"), (3661.2, "1:01:01")])

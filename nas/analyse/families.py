@@ -54,7 +54,7 @@ _PATTERNS = (
 
 def family(row: Row) -> Family:
     """Return the family of the row's model; networks from architecture files and studies are one family."""
-    if row.get("source") in ("architecture", "study"):
+    if row.get("source") in ("file", "study"):
         return FOUND
     name = plain(row["model"]).lower()
     return next((family for pattern, family in _PATTERNS if re.search(pattern, name)), OTHER)

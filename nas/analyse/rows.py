@@ -110,7 +110,8 @@ def why_missing(rows: Iterable[Row], column: str) -> str:
     """Return in one sentence why no row has a value of ``column``: the rows' own reasons, the most frequent first.
 
     A reason is read from ``<column>_reason``; or from the part of ``reason`` that opens with the column's or its quantity's
-    name and a colon, as in ``energy: no counter; memory: not on a CPU``; or it is all of a ``reason`` that has no such parts.
+    name and a colon, as in ``energy: no counter; memory: not on a CPU``, for energy and memory also another of their columns'
+    (``energy_j: …`` says why there is no power); or it is all of a ``reason`` that has no such parts.
     """
     reasons = Counter(reason for row in rows if (reason := _reason(row, column)))
     if not reasons:
@@ -132,6 +133,8 @@ def _reason(row: Row, column: str) -> str | None:
         if colon and (opening.strip() in row or opening.strip() in _QUANTITIES):
             subject, part = opening.strip(), rest
         parts.setdefault(subject, []).append(part.strip())
-    quantity = "memory" if "memory" in column else column.partition("_")[0]
-    told = parts.get(column) or parts.get(quantity) or (parts[""] if parts.keys() == {""} else None)
+    # Energy and memory have reasons that hold for all of their columns; of the latencies each has its own.
+    quantity = "memory" if "memory" in column else "energy" if "power" in column else column.partition("_")[0]
+    near = [opening for opening in parts if quantity in ("energy", "memory") and quantity in opening]
+    told = parts.get(column) or parts.get(quantity) or (parts[near[0]] if near else parts.get("") if len(parts) == 1 else None)
     return "; ".join(told) if told else None

@@ -10,6 +10,7 @@ from torch import nn
 from nas import catalogue
 from nas.catalogue import MissingModel
 from nas.errors import InputError
+from nas.failures import first_line
 from nas.found import find_run, read_front
 
 
@@ -59,8 +60,8 @@ def entries(word: str, input_size: int | None, num_classes: int) -> list[Entry] 
         return _of_study(word.removeprefix("study:"), input_size)
     try:
         reference = catalogue.find(word)
-    except MissingModel:
-        return Missing(word, catalogue.MISSING[word.rpartition(":")[2]])
+    except MissingModel as error:  # of a word that is a file, the model is what the file names
+        return Missing(word, catalogue.MISSING.get(word.rpartition(":")[2], first_line(error)))
     side = input_size or reference.input_size
     return [
         Entry(
@@ -99,7 +100,7 @@ def _of_study(name: str, input_size: int | None) -> list[Entry]:
             num_classes=network.num_classes,
             build=network.build,
             architecture_id=network.architecture.id,
-            top1_validation=float(network.row["top1"]) if network.row.get("top1") else None,
+            top1_validation=network.top1,
         )
         for network in found
     ]

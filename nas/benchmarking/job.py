@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from torch import nn
 
 from nas.benchmarking.entries import Entry, entry
 from nas.benchmarking.results import Key, Result, Status
+from nas.errors import InputError
 from nas.failures import first_line, is_out_of_memory
 from nas.measure.complexity import Complexity
-from nas.measure.device import fingerprint, resolve_conditions, resolve_device
+from nas.measure.device import fingerprint, lacks_precision, resolve_conditions, resolve_device
 from nas.measure.fingerprint import DeviceFingerprint
 from nas.measure.measurement import Measurement, Measuring
 from nas.measure.settings import MeasureConditions, MeasureSettings
@@ -45,6 +47,9 @@ def describe(device: str, settings: tuple[MeasureSettings, ...]) -> tuple[Device
         InputError: There is no such device, or it does not have a precision.
     """
     where = resolve_device(device)
+    for precision in (each.precision for each in settings):
+        if precision != "auto" and (lack := lacks_precision(precision, where)) is not None:
+            raise InputError(f"precisions: {precision} cannot be used on device={where}: {lack}; take it out.")
     conditions = tuple(resolve_conditions(each, where) for each in settings)
     return fingerprint(where, conditions[0].threads), conditions
 
@@ -71,7 +76,9 @@ def run(job: Job) -> None:
         counted = result.measurement.complexity if result.measurement else None
         if result.status == "out_of_memory":
             exhausted_at = key.batch_size
+        gc.collect()  # the copy that was measured, where reference cycles hold it: the next one's memory must not include it
         if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            torch.cuda.synchronize(job.device)  # raises if a faulty kernel has spoilt the process: the rest needs another
             torch.cuda.empty_cache()
 
 

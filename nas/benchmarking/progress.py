@@ -25,14 +25,15 @@ class Progress:
     """Shows a running benchmark: a bar on a terminal, and a line for each measurement.
 
     Args:
-        keys: Everything that is wanted.
+        keys: Everything that is wanted, measured already or not.
+        left: How many of them are not measured yet.
         console: Where to show it.
         ended: Called with each result that is on disk.
     """
 
-    def __init__(self, keys: Sequence[Key], console: Console, ended: Callable[[Result], None]) -> None:
+    def __init__(self, keys: Sequence[Key], left: int, console: Console, ended: Callable[[Result], None]) -> None:
         self._places = {key: place for place, key in enumerate(keys, start=1)}
-        self._console, self._ended = console, ended
+        self._left, self._console, self._ended = left, console, ended
         self._took_s: list[float] = []
         self._began_s = time.monotonic()
         columns = (
@@ -63,8 +64,8 @@ class Progress:
         now_s = time.monotonic()
         self._took_s.append(now_s - self._began_s)
         self._began_s = now_s
-        left = len(self._places) - self._places[result.key]
-        self._bar.update(self._task, left=f"about {clock(left * statistics.fmean(self._took_s))} left")
+        self._left -= 1
+        self._bar.update(self._task, left=f"about {clock(self._left * statistics.fmean(self._took_s))} left")
         self.note(f"{self._places[result.key]}/{len(self._places)}  {_line(result)}")
 
     def note(self, text: str) -> None:
@@ -112,10 +113,5 @@ def summary(rows: Sequence[Mapping[str, Any]]) -> Table:
             batch = "" if cells["batch_size"] is None else str(cells["batch_size"])
             figures = [show(METRICS[name], cells[name]) for name in _SHOWN]
             figures.append(f"{cells['latency_iqr_ms'] / cells['latency_ms']:.1%}" if cells["latency_ms"] else "–")
-            note = (
-                f"{cells['status'].replace('_', ' ')}: {cells['reason']}"
-                if cells["status"] != "measured"
-                else cells["flags"] or ""
-            )
-            table.add_row(model, precision or "", batch, *figures, note)
+            table.add_row(model, precision or "", batch, *figures, _note(cells))
     return table

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas import catalogue
+from nas.catalogue import Published
 from nas.errors import InputError
-from nas.files import write_csv, write_json
+from nas.files import write_bytes, write_csv, write_json
 from nas.measure.measurement import Measurement
 
 Status = Literal["measured", "out_of_memory", "failed", "missing"]
@@ -53,7 +54,7 @@ class Key:
     def file_name(self) -> str:
         """A file name of its own: readable, and with a digest for what a file name cannot hold."""
         digest = hashlib.sha256(repr(self).encode()).hexdigest()[:8]
-        readable = f"{self.model}-{self.precision}-b{self.batch_size}"
+        readable = f"{self.model[:100]}-{self.precision}-b{self.batch_size}"
         return f"{re.sub(r'[^A-Za-z0-9._-]', '_', readable)}-{digest}.json"
 
 
@@ -105,11 +106,7 @@ def row(result: Result) -> dict[str, Any]:
     }
     # An accuracy belongs to the form in which it was scored.
     if published is not None and key.num_classes == 1000 and key.input_shape[-1] == published.input_size:
-        cells |= {
-            "top1_published": published.top1,
-            "top5_published": published.top5,
-            "published_source": published.source,
-        }
+        cells |= _published_cells(published)
     if result.measurement is not None:
         figures, reasons = result.measurement.figures(), result.measurement.reasons()
         missing = "; ".join(f"{name}: {reason}" for name, reason in reasons.items() if name in COLUMNS)
@@ -124,8 +121,14 @@ def row(result: Result) -> dict[str, Any]:
 
 
 def missing_row(model: str, reason: str) -> dict[str, Any]:
-    """Return the row of a network that no library has."""
-    return dict.fromkeys(COLUMNS) | {"model": model, "status": "missing", "reason": reason}
+    """Return the row of a network that no library has, with what was published about it."""
+    published = catalogue.published(model)
+    cells = {"model": model, "status": "missing", "reason": reason, **(_published_cells(published) if published else {})}
+    return dict.fromkeys(COLUMNS) | cells
+
+
+def _published_cells(published: Published) -> dict[str, Any]:
+    return {"top1_published": published.top1, "top5_published": published.top5, "published_source": published.source}
 
 
 def write_table(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -135,7 +138,7 @@ def write_table(run_dir: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     schema = pyarrow.schema([(name, getattr(pyarrow, kind)()) for name, kind in COLUMNS.items()])
     table = pyarrow.Table.from_pylist([dict(row) for row in rows], schema=schema)
-    temporary = run_dir / ".results.parquet"
-    pyarrow.parquet.write_table(table, temporary)
-    temporary.replace(run_dir / "results.parquet")
+    buffer = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, buffer)
+    write_bytes(run_dir / "results.parquet", buffer.getvalue().to_pybytes())
     write_csv(run_dir / "results.csv", list(COLUMNS), rows)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -16,7 +18,8 @@ from nas.benchmarking.entries import Entry, Missing, entries
 from nas.benchmarking.job import Job
 from nas.benchmarking.results import Key, Result, read
 from nas.config import BenchmarkConfig
-from nas.errors import InputError
+from nas.errors import InputError, RunError
+from nas.failures import first_line
 from nas.measure.fingerprint import DeviceFingerprint
 from nas.measure.settings import MeasureConditions
 from nas.processes import fresh_process
@@ -69,11 +72,18 @@ def prepare(config: BenchmarkConfig) -> Plan:
 
     Raises:
         InputError: A network does not exist, or the device lacks what is asked of it.
+        RunError: The process that looks at the device dies of it.
     """
     found = [(word, entries(word, config.input_size, config.num_classes)) for word in config.models]
+    _refuse_namesakes([network for _, networks in found if not isinstance(networks, Missing) for network in networks])
     settings = tuple(replace(config.measure, precision=precision) for precision in config.precisions)
     with fresh_process() as pool:
-        device, conditions = pool.submit(jobs.describe, config.device, settings).result()
+        try:
+            device, conditions = pool.submit(jobs.describe, config.device, settings).result()
+        except BrokenProcessPool:
+            raise RunError(
+                f"device={config.device} cannot be used: the process that looked at it died; try nas.doctor."
+            ) from None
     folder = Path(config.run_dir) / "measurements" / _digest(device, conditions[0])
     precisions = [held.precision for held in conditions]
     wanted = [
@@ -91,11 +101,15 @@ def prepare(config: BenchmarkConfig) -> Plan:
         for network in networks
         for precision in dict.fromkeys(precisions)
     ]
-    twice = [key.model for job in wanted for key in job.keys[:1] if sum(key in other.keys for other in wanted) > 1]
-    if twice:
-        raise InputError(f"models: {twice[0]} comes from two of its entries: name it once.")
     missing = tuple(networks for _, networks in found if isinstance(networks, Missing))
     return Plan(device, conditions[0], tuple(wanted), missing, folder)
+
+
+def _refuse_namesakes(networks: Sequence[Entry]) -> None:
+    # Tables and figures know a network by its name and source: two files of one name would be one line in a chart.
+    for (model, _), count in Counter((network.model, network.source) for network in networks).items():
+        if count > 1:
+            raise InputError(f"models: {model} comes from {count} of its entries: name it once, or rename one of the files.")
 
 
 def _key(network: Entry, precision: str, batch_size: int) -> Key:
@@ -158,6 +172,8 @@ def _run_job(job: Job, observer: Observer) -> None:
             reason = "its process ended without a result"
         except BrokenProcessPool:
             reason = "its process died (killed, out of host memory, or a fault in a library)"
+        except Exception as error:  # noqa: BLE001 - such as a CUDA context that a faulty kernel has spoilt; the rest go on
+            reason = f"its process gave up: {first_line(error)}"
     for key in left:
         result = Result(key, "failed", reason, None)
         result.write(job.folder)

@@ -9,6 +9,7 @@ from nas.catalogue.models import (
     Reference,
     ReferenceArchitecture,
     ReferenceSpace,
+    as_candidate,
     find,
     from_file,
 )
@@ -21,6 +22,7 @@ __all__ = [
     "Reference",
     "ReferenceArchitecture",
     "ReferenceSpace",
+    "as_candidate",
     "find",
     "from_file",
     "published",

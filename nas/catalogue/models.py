@@ -206,6 +206,27 @@ def from_file(path: Path | str) -> Reference:
         InputError: The file cannot be read, or describes no architecture of the families osa and dense.
     """
     path = Path(path)
+    architecture = _read(path)
+    if isinstance(architecture, ReferenceArchitecture):
+        return find(architecture.name)
+    return _of_architecture(_file_name(path), "file", architecture)
+
+
+def as_candidate(name: str) -> ReferenceArchitecture | Found:
+    """Return the network with this name as an architecture of `ReferenceSpace`; of a file, what it describes.
+
+    Raises:
+        InputError: As `find` does.
+    """
+    if name.endswith((".yaml", ".yml")):
+        architecture = _read(Path(name))
+        if not isinstance(architecture, ReferenceArchitecture):
+            return architecture
+        name = architecture.name
+    return ReferenceArchitecture(find(name).name)
+
+
+def _read(path: Path) -> ReferenceArchitecture | Found:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -215,10 +236,8 @@ def from_file(path: Path | str) -> Reference:
         architecture = from_yaml(ReferenceSpace(), text)
     except SpaceError as error:
         raise InputError(f"model {path}: {error}") from None
-    if isinstance(architecture, ReferenceArchitecture):
-        return find(architecture.name)
-    assert isinstance(architecture, osa.Architecture | dense.Architecture)
-    return _of_architecture(_file_name(path), "file", architecture)
+    assert isinstance(architecture, ReferenceArchitecture | osa.Architecture | dense.Architecture)
+    return architecture
 
 
 def _file_name(path: Path) -> str:

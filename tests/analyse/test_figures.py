@@ -187,6 +187,15 @@ def test_the_reason_of_one_quantity(reason: str | None, told: str) -> None:
     assert why_missing([row("a", energy_j=None, reason=reason)], "energy_j") == told
 
 
+def test_energy_and_memory_share_their_reasons_and_latencies_do_not() -> None:
+    text = "latency_graph_ms: not on a CPU; energy_j: no RAPL: none at all; peak_memory_mb: a shared heap"
+    bare = row("a", reason=text) | dict.fromkeys(("power_w", "latency_compiled_ms", "reserved_memory_mb", "latency_graph_ms"))
+    assert why_missing([bare], "power_w") == why_missing([bare], "energy_net_j") == "no RAPL: none at all"
+    assert why_missing([bare], "reserved_memory_mb") == "a shared heap"
+    assert why_missing([bare], "latency_graph_ms") == "not on a CPU"
+    assert "none says why" in why_missing([bare], "latency_compiled_ms")
+
+
 def test_families() -> None:
     told = {
         "vovnet39": VOVNET,
@@ -205,6 +214,7 @@ def test_families() -> None:
     }
     assert {name: family(row(name)) for name in told} == told
     assert family(row("vovnet39", source="study")) == FOUND
+    assert family(row("vovnet39", source="file")) == FOUND
     assert len({(kind.colour, kind.symbol) for kind in FAMILIES}) == len({kind.name for kind in FAMILIES}) == len(FAMILIES)
 
 

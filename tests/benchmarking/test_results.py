@@ -81,3 +81,9 @@ def test_the_table_in_both_forms(tmp_path: Path, measurement: Measurement) -> No
     assert [line["status"] for line in written] == ["measured", "failed", "missing"]
     assert float(written[0]["latency_ms"]) == rows[0]["latency_ms"] and written[1]["latency_ms"] == ""
     assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", "results.csv"}
+
+
+def test_a_missing_network_keeps_what_was_published_about_it() -> None:
+    # Cadene's pretrained-models.pytorch, README
+    assert missing_row("bninception", "no library has it")["top1_published"] == pytest.approx(0.73522)
+    assert missing_row("shufflenet_v1", "no library has it")["top1_published"] is None

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,20 +15,10 @@ from nas.compose import compose
 from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
 from nas.errors import InputError
 from nas.measure import latency
+from search_spaces import osa
+from search_spaces.base import to_yaml
 
 QUICK = ("measure=default", "measure.latency_max_seconds=0.05", "measure.energy=false", "name=test", "input_size=16")
-
-
-class Inline:
-    """Stands in for a process of its own: does the work at once."""
-
-    def submit(self, work: Any, *arguments: Any) -> Future[Any]:
-        future: Future[Any] = Future()
-        try:
-            future.set_result(work(*arguments))
-        except Exception as error:  # noqa: BLE001 - as an executor does
-            future.set_exception(error)
-        return future
 
 
 @dataclass
@@ -58,12 +44,7 @@ class Notebook:
 
 
 @pytest.fixture(autouse=True)
-def inline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    @contextlib.contextmanager
-    def fresh_process() -> Iterator[Inline]:
-        yield Inline()
-
-    monkeypatch.setattr(runner, "fresh_process", fresh_process)
+def inline(inline_processes: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
 
 
@@ -165,3 +146,31 @@ def test_bad_input_before_anything_is_written(arguments: list[str], sentence: st
         with pytest.raises(InputError, match=sentence):
             runner.prepare(config(*arguments))
     assert not any(tmp_path.iterdir())
+
+
+def test_a_process_that_gives_up_costs_its_own_rows_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = job.run
+
+    def spoilt(wanted: Job) -> None:
+        if wanted.word == "densenet40":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered\nand how to debug it")
+        whole(wanted)
+
+    monkeypatch.setattr(job, "run", spoilt)
+    notebook = run("models=[densenet40,osa_densenet40]", "batch_sizes=[1]", "num_classes=10")
+    assert notebook.done == [("densenet40", 1, "failed"), ("osa_densenet40", 1, "measured")]
+    assert notebook.results[0].reason == "its process gave up: CUDA error: an illegal memory access was encountered"
+
+
+def test_two_files_of_one_name_are_refused(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "best.yaml").write_text(to_yaml(osa.preset("osa_densenet40")))
+    with pytest.raises(InputError, match="models: best comes from 2 of its entries"):
+        runner.prepare(config("models=[a/best.yaml,b/best.yaml]"))
+
+
+def test_a_file_that_names_a_missing_network(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("family: reference\nname: bninception\n")
+    plan = runner.prepare(config("models=[x.yaml,osa_densenet40]", "batch_sizes=[1]"))
+    assert "BN-Inception is in neither" in plan.missing[0].reason

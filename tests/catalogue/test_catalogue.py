@@ -10,7 +10,16 @@ import yaml
 from torch import nn
 
 from nas import catalogue
-from nas.catalogue import MISSING, MissingModel, ReferenceArchitecture, ReferenceSpace, find, from_file, published
+from nas.catalogue import (
+    MISSING,
+    MissingModel,
+    ReferenceArchitecture,
+    ReferenceSpace,
+    as_candidate,
+    find,
+    from_file,
+    published,
+)
 from nas.errors import InputError
 from nas.measure.complexity import count
 from search_spaces import dense, osa
@@ -260,6 +269,18 @@ def test_a_bad_file_is_refused_in_a_sentence_with_its_path(tmp_path: Path, text:
     with pytest.raises(InputError, match=says) as caught:
         find(str(path))
     assert str(caught.value).startswith(f"model {path}") and "\n" not in str(caught.value)
+
+
+def test_a_name_or_a_file_as_a_candidate(architecture: osa.Architecture, tmp_path: Path) -> None:
+    found, named = tmp_path / "found.yaml", tmp_path / "named.yaml"
+    found.write_text(to_yaml(architecture))
+    named.write_text("family: reference\nname: resnet18\n")
+    assert as_candidate("resnet18") == as_candidate(str(named)) == ReferenceArchitecture("resnet18")
+    assert as_candidate(str(found)) == architecture
+    assert ReferenceSpace().build(as_candidate(str(found)), 1, 10)(torch.zeros(2, 1, 32, 32)).shape == (2, 10)
+    for bad, says in (("resnt18", "did you mean 'resnet"), ("gone.yaml", "cannot be read")):
+        with pytest.raises(InputError, match=says):
+            as_candidate(bad)
 
 
 def test_a_reference_goes_the_way_of_a_candidate() -> None:
