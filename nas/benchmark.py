@@ -56,9 +56,12 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP.format(lists=", ".join(lists)))
         return 0
     overrides = [argument for argument in arguments if argument != "--cfg"]
+    given = {argument.lstrip("+").partition("=")[0] for argument in overrides}
+    if "models" in given and given.isdisjoint({"name", "run_dir"}):
+        overrides.append("name=custom")  # the table of a list that comes with the package is not replaced by another's
     composed = compose("benchmark", BENCHMARK_ROOT, BENCHMARK_GROUPS, overrides, study=False)
     config = parse_benchmark(composed.plain)
-    if len(overrides) < len(arguments):
+    if "--cfg" in arguments:
         import yaml
 
         print(yaml.safe_dump(composed.written, sort_keys=False, allow_unicode=True), end="")

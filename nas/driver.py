@@ -8,10 +8,10 @@ from typing import Protocol
 
 from nas.engine import Engine, OnStage
 from nas.errors import InputError
-from nas.evaluate import Evaluation, EvaluationRequest
+from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
-from nas.study import Asked, Study
+from nas.study import MOST_ATTEMPTS, Asked, Study
 
 
 class Observer(Protocol):
@@ -106,8 +106,16 @@ def run_references(
     for name, request in requests.items():
         if name in known:
             continue
-        with gate.interruptible():
-            evaluation = engine.submit(-1, request, _under(name, observer)).result()
+        if study.begin_reference(name):
+            try:
+                with gate.interruptible():
+                    evaluation = engine.submit(-1, request, _under(name, observer)).result()
+            except (Interrupted, InputError):
+                study.release_reference(name)
+                raise
+        else:
+            reason = f"its process died {MOST_ATTEMPTS} times while it was under way"
+            evaluation = Evaluation(Metrics(request.architecture.id), failure="crash", failure_reason=reason)
         observer.reference_told(study.record_reference(name, evaluation))
 
 

@@ -17,7 +17,7 @@ from nas.console import clock
 from nas.metrics import METRICS
 from nas.outcomes import Domination, Outcome, dominations
 from nas.study import Study
-from nas.tables import front_table, show
+from nas.tables import front_table, show, show_gains
 
 _ROWS = 8
 
@@ -125,4 +125,7 @@ class Progress:
         names = [metric.name for metric in self._study.plan.objectives if metric.name in METRICS]
         more = [Text(f"… and {len(front) - _ROWS} more", style="dim")] if len(front) > _ROWS else []
         constraints = self._study.plan.constraints
-        return [front_table(front, names, constraints, _ROWS, self.references, self.dominated), *more]
+        beaten = [
+            Text(f"{d.network.name} dominates {d.reference.name}: {show_gains(d)}", style="dim") for d in self.dominated[:_ROWS]
+        ]
+        return [front_table(front, names, constraints, _ROWS, self.references, self.dominated), *more, *beaten]

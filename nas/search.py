@@ -184,7 +184,7 @@ def _write_front(prepared: Prepared, front: Sequence[Outcome], dominated: Sequen
     from nas.tables import front_columns, front_row
 
     objectives = [metric.name for metric in prepared.plan.objectives]
-    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references))
+    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references or dominated))
     write_csv(prepared.run_dir / "front.csv", columns, [front_row(network, dominated) for network in front])
 
 

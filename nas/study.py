@@ -35,6 +35,8 @@ _STATES: dict[TrialState, State] = {
 }
 _REFERENCE = "reference:"
 """Begins the name of the study attribute that holds a reference."""
+_REFERENCE_ATTEMPTS = "reference_attempts:"
+"""Begins the name of the one that holds how often it was begun since it ended last."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,18 @@ class Study:
                 found.append(self._reference(key.removeprefix(_REFERENCE), attributes))
         return found
 
+    def begin_reference(self, name: str) -> bool:
+        """Note that the evaluation of a reference begins; ``False`` if it has begun too often and never ended."""
+        key = f"{_REFERENCE_ATTEMPTS}{name}"
+        attempts = int(self._study.user_attrs.get(key, 0)) + 1
+        self._study.set_user_attr(key, attempts)
+        return attempts <= MOST_ATTEMPTS
+
+    def release_reference(self, name: str) -> None:
+        """Stopping on request does not count as a death."""
+        key = f"{_REFERENCE_ATTEMPTS}{name}"
+        self._study.set_user_attr(key, self._study.user_attrs[key] - 1)
+
     def record_reference(self, name: str, evaluation: Evaluation) -> Outcome:
         """Keep the evaluation of a reference network; the sampler does not learn of it."""
         attributes = evaluation.attributes()
@@ -142,6 +156,7 @@ class Study:
         if missing:
             attributes |= {"failure": "error", "failure_reason": missing}
         self._study.set_user_attr(f"{_REFERENCE}{name}", attributes)
+        self._study.set_user_attr(f"{_REFERENCE_ATTEMPTS}{name}", 0)
         return self._reference(name, attributes)
 
     def _reference(self, name: str, attributes: Mapping[str, Any]) -> Outcome:

@@ -6,6 +6,8 @@ import csv
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import QUICK, Search
 
 ARGUMENTS = ("conf=osa_digits", *QUICK, "references=[preset:osa_densenet40,squeezenet1_1]", "objectives=[top1,params]")
@@ -43,3 +45,23 @@ def test_a_reference_that_does_not_exist(search: Search, workdir: Path) -> None:
     code, _, err = search("conf=osa_digits", *QUICK, "references=[resnet81]")
     assert code == 2 and "model 'resnet81' is not known; did you mean" in err and "resnet18" in err
     assert not (workdir / "runs").exists()
+
+
+def test_a_reference_that_kills_its_process_is_given_up(search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas.engine import InlineEngine
+    from nas.errors import RunError
+
+    submit = InlineEngine.submit
+
+    def dies(self: InlineEngine, number: int, *rest: object) -> object:
+        if number < 0:
+            raise RunError("cuda:0 cannot be used any more by this process.")
+        return submit(self, number, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(InlineEngine, "submit", dies)
+    command = ("conf=osa_digits", *QUICK, "references=[preset:osa_densenet40]", "objectives=[top1,params]", "study.trials=1")
+    for _ in range(3):
+        assert search(*command)[0] == 1
+    code, out, err = search(*command)
+    assert code == 0, err
+    assert "reference preset:osa_densenet40  failed: its process died 3 times" in out

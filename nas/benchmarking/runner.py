@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
@@ -125,10 +126,11 @@ def _key(network: Entry, precision: str, batch_size: int) -> Key:
 
 
 def _digest(device: DeviceFingerprint, conditions: MeasureConditions) -> str:
-    """Name what must agree for a result to be taken as measured already: the device and how it is measured there."""
+    """Name what must agree for a result to be taken as measured already: the device, how, and the libraries' networks."""
     apart = ("device", "batch_size", "precision", "when_loaded", "lock_seconds")
     how = {name: value for name, value in conditions.to_dict().items() if name not in apart}
-    return hashlib.sha256(json.dumps([device.identity(), how], sort_keys=True).encode()).hexdigest()[:12]
+    libraries = {name: version(name) for name in ("torchvision", "timm")}
+    return hashlib.sha256(json.dumps([device.identity(), how, libraries], sort_keys=True).encode()).hexdigest()[:12]
 
 
 def run(plan: Plan, observer: Observer) -> None:
@@ -136,8 +138,8 @@ def run(plan: Plan, observer: Observer) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     for job in plan.jobs:
         left = tuple(key for key in job.keys if not _measured(plan.folder, key, observer))
-        if left:
-            _run_job(replace(job, keys=left), observer)
+        while left:
+            left = _run_job(replace(job, keys=left), observer)
 
 
 def _measured(folder: Path, key: Key, observer: Observer) -> bool:
@@ -153,7 +155,8 @@ def _measured(folder: Path, key: Key, observer: Observer) -> bool:
     return result.key == key and result.status == "measured"
 
 
-def _run_job(job: Job, observer: Observer) -> None:
+def _run_job(job: Job, observer: Observer) -> tuple[Key, ...]:
+    """Run a job in one process; return what it left undone when it died, but for the measurement that it died of."""
     left = list(job.keys)
     for key in left:
         (job.folder / key.file_name).unlink(missing_ok=True)  # an earlier failure would be taken for this run's
@@ -174,10 +177,11 @@ def _run_job(job: Job, observer: Observer) -> None:
             reason = "its process died (killed, out of host memory, or a fault in a library)"
         except Exception as error:  # noqa: BLE001 - such as a CUDA context that a faulty kernel has spoilt; the rest go on
             reason = f"its process gave up: {first_line(error)}"
-    for key in left:
-        result = Result(key, "failed", reason, None)
+    if left:
+        result = Result(left[0], "failed", reason, None)
         result.write(job.folder)
         observer.ended(result)
+    return tuple(left[1:])
 
 
 def stored(plan: Plan) -> list[Result]:

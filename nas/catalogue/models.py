@@ -73,7 +73,7 @@ def find(name: str) -> Reference:
         return from_file(name)
     source, _, bare = name.rpartition(":")
     if bare in MISSING:
-        raise MissingModel(f"model {name!r} cannot be built: {MISSING[bare]}; take it off the list or accept a row without it.")
+        raise MissingModel(f"model {name!r} cannot be built: {MISSING[bare]}; take it off the list.")
     if source and source not in _SOURCES:
         raise InputError(f"model {name!r} is sought in {source!r}; put one of {', '.join(_SOURCES)} before the colon.")
     if source:

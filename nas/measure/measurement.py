@@ -68,6 +68,14 @@ class Measurement(Record):
             reasons |= _given(peak_memory_mb=self.memory.reason, process_memory_mb=self.memory.process_reason)
         if self.energy:
             reasons |= _given(energy_j=self.energy.reason, energy_net_j=self.energy.idle_reason)
+        # What is derived from a figure is missing for that figure's reason.
+        variants = [f"latency_{variant}_ms" for variant in self.conditions.variants]
+        for figure, derived in (
+            ("latency_ms", ("images_per_s", "flops_per_s", *variants)),
+            ("energy_j", ("energy_net_j", "power_w")),
+        ):
+            if figure in reasons:
+                reasons = dict.fromkeys(derived, reasons[figure]) | reasons
         return reasons
 
 

@@ -95,15 +95,15 @@ def test_cache_that_cannot_be_flushed_costs_the_cold_figure_only(tmp_path: Any, 
 
 
 @pytest.fixture
-def compiler(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def compiler(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("torch.compile needs a C++ compiler on a CPU, and there is none")
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     import torch._inductor.config
 
     # Neither probing for vector instructions nor precompiling headers, which take longer than compiling.
-    monkeypatch.setattr(torch._inductor.config.cpp, "simdlen", 1)
-    monkeypatch.setattr(torch._inductor.config, "cpp_cache_precompile_headers", False)
+    with torch._inductor.config.patch({"cpp.simdlen": 1, "cpp_cache_precompile_headers": False}):
+        yield
 
 
 @pytest.mark.usefixtures("compiler")

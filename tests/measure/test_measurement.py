@@ -90,7 +90,8 @@ def test_device_that_stays_taken_costs_all_but_the_counts_and_no_time(monkeypatc
     measuring.measure(network())
     result = measuring.result()
     assert (result.latency, result.memory, result.energy) == (None, None, None)
-    assert result.reasons() == dict.fromkeys(("latency_ms", "peak_memory_mb", "energy_j"), "another process measured")
+    lost = ("latency_ms", "images_per_s", "flops_per_s", "peak_memory_mb", "energy_j", "energy_net_j", "power_w")
+    assert result.reasons() == dict.fromkeys(lost, "another process measured")
     assert result.complexity is not None and "latency_ms" not in result.figures()
     assert result.seconds == pytest.approx(2.0)
 
