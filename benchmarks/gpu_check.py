@@ -6,7 +6,8 @@ Exits with 1 if a network failed.
 
 The package need not be installed if the checkout is on PYTHONPATH (``make gpu-check`` sees to it), but what it stands on must
 be there: torch, numpy, lightning, scikit-learn, pillow, pyyaml, rich, nvidia-ml-py, annotated-types, and thop with setuptools.
-The tests before it also take pytest, hypothesis, timm and torchvision. Optuna, Hydra and pydantic are not used.
+The tests take pytest, hypothesis, timm and torchvision too, the other parts timm, torchvision and scipy. Optuna, Hydra and
+pydantic are not used.
 
     PYTHONPATH=. python benchmarks/gpu_check.py [--device cpu] [--images FOLDER] [--candidates 4] [--epochs 8]
         [--presets vovnet39,...]

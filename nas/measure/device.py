@@ -90,6 +90,8 @@ def resolve_conditions(settings: MeasureSettings, device: torch.device) -> Measu
         batch_size=settings.batch_size,
         precision=precision,
         memory_format="channels_last" if settings.memory_format == "auto" else settings.memory_format,
+        tf32=precision == "tf32",
+        cudnn_benchmark=True,  # as a deployed network of fixed shape would have it
         threads=_threads(settings.threads) if device.type == "cpu" else None,
         latency_max_seconds=settings.latency_max_seconds or _LATENCY_SECONDS[device.type],
         variants=settings.variants,
@@ -154,13 +156,13 @@ def cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
 def numeric_context(conditions: MeasureConditions) -> Iterator[None]:
     """Hold the conditions for the block and put everything back after it.
 
-    Inference mode; the device current; TF32 on for ``tf32`` and off for ``fp32`` (torch's default is on for convolutions);
-    ``cudnn.benchmark`` on, as a deployed network of fixed shape would have it; CPU threads.
+    Inference mode; the device current; TF32 on or off (torch's default is on for convolutions); ``cudnn.benchmark``; CPU
+    threads.
     """
-    fp32 = "tf32" if conditions.precision == "tf32" else "ieee"
+    fp32 = "tf32" if conditions.tf32 else "ieee"
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
-        stack.enter_context(assigned(torch.backends.cudnn, "benchmark", True))
+        stack.enter_context(assigned(torch.backends.cudnn, "benchmark", conditions.cudnn_benchmark))
         stack.enter_context(assigned(torch.backends.cudnn.conv, "fp32_precision", fp32))  # type: ignore[attr-defined]
         stack.enter_context(assigned(torch.backends.cuda.matmul, "fp32_precision", fp32))
         if conditions.threads is not None:

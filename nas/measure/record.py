@@ -28,6 +28,8 @@ class Record:
         Raises:
             InputError: A field is missing or unknown.
         """
+        if not isinstance(data, Mapping):
+            raise InputError(f"a stored {cls.__name__} is no mapping; measure again")
         names = {field.name for field in dataclasses.fields(cls)}
         if names != data.keys():
             wrong = ", ".join(sorted(names ^ data.keys()))

@@ -62,6 +62,8 @@ class MeasureConditions(Record):
 
     Attributes:
         device: torch's name of the device, such as ``cpu`` or ``cuda:0``.
+        tf32: Whether convolutions and matrix products of fp32 run in TF32.
+        cudnn_benchmark: Whether cuDNN picks its algorithms by trying them.
         threads: CPU threads while timing on a CPU, ``None`` on a GPU.
     """
 
@@ -69,6 +71,8 @@ class MeasureConditions(Record):
     batch_size: int
     precision: Precision
     memory_format: MemoryFormat
+    tf32: bool
+    cudnn_benchmark: bool
     threads: int | None
     latency_max_seconds: float
     variants: tuple[Variant, ...]
