@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -56,9 +57,12 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP.format(lists=", ".join(lists)))
         return 0
     overrides = [argument for argument in arguments if argument != "--cfg"]
-    given = {argument.lstrip("+").partition("=")[0] for argument in overrides}
-    if "models" in given and given.isdisjoint({"name", "run_dir"}):
-        overrides.append("name=custom")  # the table of a list that comes with the package is not replaced by another's
+    given = {key: value for key, _, value in (argument.lstrip("+").partition("=") for argument in overrides)}
+    if "models" in given and "name" not in given:
+        # What is not the list that comes with the package neither bears its name nor replaces its table.
+        own = Path(given.get("run_dir", "")).name
+        name = own if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", own) else "custom"
+        overrides.append(f"name='{name}'")
     composed = compose("benchmark", BENCHMARK_ROOT, BENCHMARK_GROUPS, overrides, study=False)
     config = parse_benchmark(composed.plain)
     if "--cfg" in arguments:

@@ -113,3 +113,21 @@ def test_nothing_measured_is_a_failed_run(command: Benchmark, workdir: Path, mon
     code, _, err = command(*ONE)
     assert code == 1 and err == "error: none of 3 could be measured; the first (osa_densenet40): latency: division by zero.\n"
     assert (workdir / "out" / "benchmark.html").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name", "run_dir"),
+    [
+        ((), "representative", "runs/benchmark/representative"),
+        (("models=[resnet18]",), "custom", "runs/benchmark/custom"),
+        (("models=[resnet18]", "run_dir=out/42"), "42", "out/42"),
+        (("models=[resnet18]", "run_dir='a b'"), "custom", "a b"),
+        (("models=[resnet18]", "name=mine"), "mine", "runs/benchmark/mine"),
+    ],
+)
+def test_a_list_of_ones_own_has_a_name_of_its_own(
+    command: Benchmark, arguments: tuple[str, ...], name: str, run_dir: str
+) -> None:
+    code, out, _ = command(*arguments, "--cfg")
+    shown = yaml.safe_load(out)
+    assert (code, shown["name"], shown["run_dir"]) == (0, name, run_dir)
