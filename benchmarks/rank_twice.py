@@ -9,24 +9,21 @@ latency and energy with the greatest difference of a candidate, and what a candi
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import random
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
-from rich.console import Console
+from closing import keep, show
 from rich.table import Table
 from scipy.stats import kendalltau
 
 from nas.errors import InputError
 from nas.measure import energy, latency, subject
-from nas.measure.device import fingerprint, resolve_device
+from nas.measure.device import resolve_device
 from nas.processes import fresh_process
 from search_spaces import osa
 from search_spaces.base import RandomTrial
@@ -72,8 +69,7 @@ def main() -> None:
         order = random.Random(order_seed).sample(seeds, len(seeds))
         with fresh_process() as pool:
             runs.append(pool.submit(measure, options.device, order, options.batch_size, not options.no_energy).result())
-    if "OUT" in os.environ:
-        (Path(os.environ["OUT"]) / "rank_twice.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    keep("rank_twice.json", runs)
     table = Table(
         "metric",
         "candidates",
@@ -103,15 +99,11 @@ def main() -> None:
             f"{max(seconds):.2f} s",
         )
     flagged = sum(bool(found["flags"]) for run in runs for found in run.values())
-    console = Console(width=170)
-    identity = fingerprint(resolve_device(options.device)).identity()
-    console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
-    console.print(
+    told = (
         f"candidates of conf/space/osa_cifar.yaml at 3x32x32, batch {options.batch_size}, as a search measures them, twice in "
-        f"different order and fresh processes; {flagged} of {2 * len(seeds)} measurements carry a doubt",
-        highlight=False,
+        f"different order and fresh processes; {flagged} of {2 * len(seeds)} measurements carry a doubt"
     )
-    console.print(table)
+    show(resolve_device(options.device), told, table, width=170)
 
 
 if __name__ == "__main__":

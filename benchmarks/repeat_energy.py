@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import json
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
 
 import torch
-from rich.console import Console
+from closing import keep, show
 from rich.table import Table
 
 from nas import catalogue
 from nas.errors import InputError
 from nas.measure import energy, latency, subject
-from nas.measure.device import fingerprint, numeric_context, resolve_device
+from nas.measure.device import numeric_context, resolve_device
 from nas.measure.subject import Subject
 
 NETWORKS = ("mobilenet_v2", "vovnet27_slim", "resnet50")
@@ -102,17 +99,12 @@ def main() -> None:
             f"{timed.eager.seconds:.2f} s",
             "; ".join(dict.fromkeys((*thorough.flags, *brief.flags))),
         )
-    if "OUT" in os.environ:
-        (Path(os.environ["OUT"]) / "repeat_energy.json").write_text(json.dumps(raw, indent=1), encoding="utf-8")
-    console = Console(width=210)
-    identity = fingerprint(resolve_device(options.device)).identity()
-    console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
-    console.print(
+    keep("repeat_energy.json", raw)
+    told = (
         f"batch {options.batch_size}, input {options.input_size}, precision {options.precision}; three windows of "
-        f"{options.window_seconds:g} s, then the one window of a search",
-        highlight=False,
+        f"{options.window_seconds:g} s, then the one window of a search"
     )
-    console.print(table)
+    show(resolve_device(options.device), told, table, width=210)
 
 
 if __name__ == "__main__":

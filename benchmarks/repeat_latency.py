@@ -10,22 +10,19 @@ host's launches says so: there the timers measure different things. Raw results 
 from __future__ import annotations
 
 import argparse
-import json
-import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
+from closing import keep, show
 from rich.table import Table
 
 from nas import catalogue
 from nas.errors import InputError
 from nas.measure import complexity, latency, subject
-from nas.measure.device import fingerprint, numeric_context, resolve_device
+from nas.measure.device import numeric_context, resolve_device
 from nas.measure.subject import Subject
 from nas.processes import fresh_process
 
@@ -97,8 +94,7 @@ def main() -> None:
             arguments = (options.device, options.input_size, batch_sizes, options.precision, last)
             runs.append(pool.submit(measure, *arguments).result())
         print(f"process {run + 1} of {options.processes}: {time.perf_counter() - began_s:.0f} s", file=sys.stderr, flush=True)
-    if "OUT" in os.environ:
-        (Path(os.environ["OUT"]) / "repeat_latency.json").write_text(json.dumps(runs, indent=1), encoding="utf-8")
+    keep("repeat_latency.json", runs)
     columns = (
         "network",
         "batch",
@@ -132,15 +128,11 @@ def main() -> None:
             "; ".join(dict.fromkeys(flag for row in rows for flag in row["flags"])),
         )
     device = resolve_device(options.device)
-    console = Console(width=190)
-    identity = fingerprint(device).identity()
-    console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
-    console.print(
+    told = (
         f"{options.processes} fresh processes, input {options.input_size}, precision {options.precision}; noise within: "
-        f"greatest; over processes: (greatest - least median) / median; {time.perf_counter() - began_s:.0f} s in all",
-        highlight=False,
+        f"greatest; over processes: (greatest - least median) / median; {time.perf_counter() - began_s:.0f} s in all"
     )
-    console.print(table)
+    show(device, told, table, width=190)
 
 
 if __name__ == "__main__":
