@@ -33,7 +33,8 @@ from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS
 from nas.tables import show
 from nas.train.data import DataRequest, load_bundle
-from nas.train.datasets import Digits, ImageFolder
+from nas.train.datasets import Digits
+from nas.train.folder import ImageFolder
 from nas.train.probe import choose_format
 from nas.train.settings import DataSettings, TrainSettings
 from search_spaces import dense, osa

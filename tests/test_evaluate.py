@@ -102,7 +102,7 @@ def test_a_signal_is_not_a_failure(request_: EvaluationRequest) -> None:
 
 
 def test_data_that_is_gone_is_no_fault_of_the_candidate(request_: EvaluationRequest, tmp_path: Path) -> None:
-    from nas.train.datasets import ImageFolder
+    from nas.train.folder import ImageFolder
 
     source = ImageFolder(root=str(tmp_path / "gone"), image_size=8)
     with pytest.raises(InputError, match="gone"):

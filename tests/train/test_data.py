@@ -13,7 +13,8 @@ from sklearn.model_selection import train_test_split
 
 from nas.errors import InputError
 from nas.train.data import TEST_FRACTION, DataRequest, load_bundle, split_dataset
-from nas.train.datasets import Dataset, Digits, ImageFolder, MemoryPool
+from nas.train.datasets import Dataset, Digits, MemoryPool
+from nas.train.folder import ImageFolder
 from nas.train.settings import DataSettings
 
 

@@ -22,8 +22,9 @@ from PIL import Image, ImageOps
 from sklearn.datasets import load_digits
 
 from nas.errors import InputError
-from nas.train import datasets
-from nas.train.datasets import Cifar10, Cifar100, Digits, ImageFolder, decode
+from nas.train import folder
+from nas.train.datasets import Cifar10, Cifar100, Digits
+from nas.train.folder import ImageFolder, decode
 
 
 def encoded(image: Image.Image, kind: str = "PNG", **options: object) -> bytes:
@@ -286,7 +287,7 @@ def test_bad_images_fail_or_are_skipped(image_folder, caplog: pytest.LogCaptureF
     with pytest.raises(InputError, match=r"images/a/001.png cannot be read as an image \(.*data.on_bad_image=skip") as caught:
         ImageFolder(str(root), 8).load()
     assert "\n" not in str(caught.value)
-    with caplog.at_level(logging.WARNING, "nas.train.datasets"):
+    with caplog.at_level(logging.WARNING, "nas.train.folder"):
         dataset = ImageFolder(str(root), 8, on_bad_image="skip").load()
     assert "1 image(s)" in caplog.text
     assert dataset.skipped == (str(bad),) and dataset.train.labels.tolist() == [0, 0, 1, 1, 1]
@@ -350,7 +351,7 @@ def test_other_files_and_folders(image_folder, caplog: pytest.LogCaptureFixture)
     root = image_folder({"train/a": 2, "train/b": 2, "val/a": 2, ".hidden/x": 1})
     (root / "train/a/notes.txt").write_text("hello")
     (root / "train/a/.000.png").write_bytes(b"a file manager's")
-    with caplog.at_level(logging.WARNING, "nas.train.datasets"):
+    with caplog.at_level(logging.WARNING, "nas.train.folder"):
         assert len(ImageFolder(str(root), 8).load().train) == 4
     assert "val/ beside train/ and test/ is not used" in caplog.text and "hidden" not in caplog.text
 
@@ -375,7 +376,7 @@ def test_folder_arguments(arguments: dict[str, object], message: str) -> None:
 
 
 def test_formats_that_run_programs_are_not_opened() -> None:
-    assert "EPS" not in datasets._formats() and "JPEG" in datasets._formats()
+    assert "EPS" not in folder._formats() and "JPEG" in folder._formats()
     eps = encoded(Image.new("RGB", (4, 4)), "EPS")
     with pytest.raises(OSError, match="cannot identify"):
         decode(eps, 4, "RGB")
