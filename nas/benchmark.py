@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import compose, packaged_conf
-from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
+from nas.config.benchmark import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
 from nas.errors import InputError, RunError
 
 if TYPE_CHECKING:  # torch and its company take seconds to import: --help and a misspelt key must not wait for them

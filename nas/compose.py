@@ -20,6 +20,7 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from nas.config.common import TEXT_KEYS
 from nas.errors import InputError, suggestion
 from nas.secrets import mask_password, mask_passwords
 
@@ -80,7 +81,7 @@ def compose(
     Raises:
         InputError: If an argument cannot be read, or names a study, an option or an environment variable that does not exist.
     """
-    overrides = _parse(arguments)
+    overrides = _parse([_verbatim(argument) for argument in arguments])
     _reject_scalars(command, root, groups, overrides)
     name = _chosen_study(overrides) if study else command
     what = f"conf={name}" if study else f"the configuration of nas.{command}"
@@ -109,6 +110,29 @@ def compose(
         raise _unresolved(error) from None
     assert isinstance(plain, dict)
     return Composed(name, {str(key): value for key, value in plain.items()}, _written(config))
+
+
+def resolve_written(written: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration that was written to a file with its interpolations resolved in this environment.
+
+    Raises:
+        InputError: One cannot be resolved: an environment variable is not set.
+    """
+    try:
+        plain = OmegaConf.to_container(OmegaConf.create(dict(written)), resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise _unresolved(error) from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _verbatim(argument: str) -> str:
+    """Quote the value of a key that holds free text, in which ``<`` and ``=`` are no grammar of Hydra's."""
+    key, equals, value = argument.partition("=")
+    if not equals or key.lstrip("+") not in TEXT_KEYS or value in ("", "null"):
+        return argument
+    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    return f"{key}='{escaped}'"
 
 
 def _chosen_study(overrides: Sequence[Override]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli import run_command
 from nas.compose import compose
-from nas.config import DOCTOR_GROUPS, DOCTOR_ROOT, parse_doctor
+from nas.config.doctor import DOCTOR_GROUPS, DOCTOR_ROOT, parse_doctor
 
 if TYPE_CHECKING:
     from nas.checkup import Checkup, Repeats

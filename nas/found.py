@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,9 +65,9 @@ def read_front(run_dir: Path) -> list[Found]:
     Raises:
         InputError: A file is missing or cannot be read; the sentence names it.
     """
-    config = _read(run_dir / "config.yaml", yaml.safe_load)
-    record = _read(run_dir / "record.json", json.loads)
-    rows = _read(run_dir / "front.csv", _rows)
+    config = read_file(run_dir / "config.yaml", yaml.safe_load)
+    record = read_file(run_dir / "record.json", json.loads)
+    rows = read_file(run_dir / "front.csv", _rows)
     try:
         space = build_target("space", config["space"], config.get("allow_modules", ()))
         data = record["data"]
@@ -89,12 +89,17 @@ def _rows(text: str) -> list[tuple[int, float | None]]:
 def _found(run_dir: Path, study: str, space: SearchSpace, data: Mapping[str, Any], row: tuple[int, float | None]) -> Found:
     trial, top1 = row
     path = run_dir / "trials" / str(trial) / "architecture.yaml"
-    architecture = _read(path, lambda text: from_yaml(space, text))
+    architecture = read_file(path, lambda text: from_yaml(space, text))
     channels, height, width = data["input_shape"]
     return Found(study, trial, space, architecture, (channels, height, width), data["num_classes"], top1)
 
 
-def _read(path: Path, parse: Any) -> Any:
+def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
+    """Return what ``parse`` makes of a file of a run folder.
+
+    Raises:
+        InputError: It is missing or cannot be parsed.
+    """
     try:
         return parse(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, SpaceError, yaml.YAMLError) as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from nas.metrics import Metric
@@ -20,12 +20,18 @@ class Outcome:
         number: The trial's number; ``None`` for a reference.
         state: ``failed`` has a ``failure_reason`` among its attributes.
         attributes: Metrics and whatever else was recorded.
+        params: What the sampler suggested, by the names under which the space asks.
+        started_at: When it was first begun, in seconds since 1970; ``None`` for a reference.
+        ended_at: When it was recorded.
     """
 
     name: str
     number: int | None
     state: State
     attributes: Mapping[str, Any]
+    params: Mapping[str, Any] = field(default_factory=dict)
+    started_at: float | None = None
+    ended_at: float | None = None
 
     @property
     def failure_reason(self) -> str:

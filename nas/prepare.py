@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler
 from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
-from nas.config import SearchConfig
+from nas.config.search import SearchConfig
 from nas.errors import InputError
 from nas.evaluate import EvaluationRequest
 from nas.failures import first_line

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import Composed, compose, packaged_conf, studies
-from nas.config import SEARCH_GROUPS, SEARCH_ROOT, parse_search
+from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 from nas.errors import InputError
 from nas.secrets import mask_password
 

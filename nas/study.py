@@ -15,12 +15,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.analyse.front import non_dominated
+from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
+from nas.archive import REFERENCE, STATES, outcome_of, reference_outcome, references_in
 from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
-from nas.metrics import METRICS, Metric
-from nas.outcomes import Outcome, State
+from nas.metrics import Metric
+from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
@@ -28,13 +29,6 @@ from search_spaces.base import Architecture, SearchSpace
 MOST_ATTEMPTS = 3
 """Times that a trial is begun before it is taken for the cause of its process's death."""
 
-_STATES: dict[TrialState, State] = {
-    TrialState.COMPLETE: "complete",
-    TrialState.PRUNED: "pruned",
-    TrialState.FAIL: "failed",
-}
-_REFERENCE = "reference:"
-"""Begins the name of the study attribute that holds a reference."""
 _REFERENCE_ATTEMPTS = "reference_attempts:"
 """Begins the name of the one that holds how often it was begun since it ended last."""
 
@@ -66,16 +60,6 @@ class Asked:
 
     number: int
     architecture: Architecture
-
-
-def violations(attributes: Mapping[str, Any], constraints: Mapping[str, float]) -> dict[str, float]:
-    """Return by how much each bound is missed, in the metric's unit; 0 or less is kept. Metrics without a value are left out."""
-    found = {}
-    for name, bound in constraints.items():
-        value = attributes.get(name)
-        if value is not None:
-            found[name] = value - bound if METRICS[name].direction == "minimize" else bound - value
-    return found
 
 
 class Study:
@@ -126,16 +110,12 @@ class Study:
     @property
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
-        return [_outcome(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(_STATES))]
+        return [outcome_of(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(STATES))]
 
     @property
     def references(self) -> list[Outcome]:
         """The reference networks that were evaluated under this study's conditions; they are no trials."""
-        found = []
-        for key, attributes in self._study.user_attrs.items():
-            if key.startswith(_REFERENCE):
-                found.append(self._reference(key.removeprefix(_REFERENCE), attributes))
-        return found
+        return references_in(self._study.user_attrs)
 
     def begin_reference(self, name: str) -> bool:
         """Note that the evaluation of a reference begins; ``False`` if it has begun too often and never ended."""
@@ -155,12 +135,9 @@ class Study:
         missing = None if evaluation.failure else self._missing(attributes)
         if missing:
             attributes |= {"failure": "error", "failure_reason": missing}
-        self._study.set_user_attr(f"{_REFERENCE}{name}", attributes)
+        self._study.set_user_attr(f"{REFERENCE}{name}", attributes)
         self._study.set_user_attr(f"{_REFERENCE_ATTEMPTS}{name}", 0)
-        return self._reference(name, attributes)
-
-    def _reference(self, name: str, attributes: Mapping[str, Any]) -> Outcome:
-        return Outcome(name, None, "failed" if attributes.get("failure") else "complete", attributes)
+        return reference_outcome(name, attributes)
 
     def _missing(self, attributes: Mapping[str, Any]) -> str | None:
         """Return which objective or constraint has no value, and why."""
@@ -195,9 +172,9 @@ class Study:
         try:
             for key, value in {**stale, **evaluation.attributes()}.items():
                 trial.set_user_attr(key, value)
-            return _outcome(self._finish(trial))
+            return outcome_of(self._finish(trial))
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
-            return _outcome(self.trials[number])
+            return outcome_of(self.trials[number])
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
@@ -210,31 +187,15 @@ class Study:
         Args:
             feasible: What ``feasible`` returned, if it was just asked for.
         """
-        trials = self.feasible() if feasible is None else feasible
-        if not trials:
-            return []
-        values = self.minimised(trials)
-        best = non_dominated(values)
-        order = np.argsort(values[:, 0], kind="stable")
-        return [trials[index] for index in order if best[index]]
+        return pareto_front(self.feasible() if feasible is None else feasible, self.plan.objectives)
 
     def feasible(self) -> list[Outcome]:
         """Return the complete trials that keep every constraint."""
-        return [
-            trial
-            for trial in self.finished
-            if trial.state == "complete"
-            and all(miss <= 0 for miss in violations(trial.attributes, self.plan.constraints).values())
-        ]
+        return feasible(self.finished, self.plan.constraints)
 
     def minimised(self, trials: Sequence[Outcome]) -> NDArray[np.float64]:
         """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
-        objectives = self.plan.objectives
-        signs = np.array([1.0 if metric.direction == "minimize" else -1.0 for metric in objectives])
-        rows = [[trial.attributes[metric.name] for metric in objectives] for trial in trials]
-        values = np.array(rows, dtype=np.float64).reshape(len(trials), len(signs))
-        signed: NDArray[np.float64] = values * signs
-        return signed
+        return minimised(trials, self.plan.objectives)
 
     def _orphan(self) -> optuna.Trial | None:
         with self._owner.election():
@@ -296,10 +257,6 @@ class Study:
 
 def _finite(value: Any) -> bool:
     return isinstance(value, int | float) and math.isfinite(value)
-
-
-def _outcome(trial: FrozenTrial) -> Outcome:
-    return Outcome(str(trial.number), trial.number, _STATES[trial.state], trial.user_attrs)
 
 
 def require_success(study: Study) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nas.compose import compose, packaged_conf
-from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
+from nas.config.benchmark import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
 from nas.errors import InputError
 
 

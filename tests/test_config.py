@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nas.compose import Composed, compose, studies
-from nas.config import SEARCH_GROUPS, SEARCH_ROOT, SearchConfig, parse_search
+from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, SearchConfig, parse_search
 from nas.errors import InputError
 
 

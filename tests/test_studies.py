@@ -8,7 +8,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nas.compose import compose
-from nas.config import SEARCH_GROUPS, SEARCH_ROOT, parse_search
+from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 from nas.targets import build_target
 from search_spaces import osa
 from search_spaces.base import RandomTrial

@@ -18,7 +18,7 @@ from nas.benchmarking import job as jobs
 from nas.benchmarking.entries import Entry, Missing, entries
 from nas.benchmarking.job import Job
 from nas.benchmarking.results import Key, Result, read
-from nas.config import BenchmarkConfig
+from nas.config.benchmark import BenchmarkConfig
 from nas.errors import InputError, RunError
 from nas.failures import first_line
 from nas.measure.fingerprint import DeviceFingerprint

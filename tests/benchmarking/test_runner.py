@@ -12,7 +12,7 @@ from nas.benchmarking import job, runner
 from nas.benchmarking.job import Job
 from nas.benchmarking.results import Key, Result
 from nas.compose import compose
-from nas.config import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
+from nas.config.benchmark import BENCHMARK_GROUPS, BENCHMARK_ROOT, BenchmarkConfig, parse_benchmark
 from nas.errors import InputError
 from nas.measure import latency
 from search_spaces import osa

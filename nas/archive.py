@@ -1,0 +1,91 @@
+"""What Optuna keeps of a study, as plain outcomes; a study that is there is read and never changed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from nas.errors import InputError, suggestion
+from nas.outcomes import Outcome, State
+from nas.storage import Storage
+
+STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+}
+"""The states of a trial that ended."""
+
+REFERENCE = "reference:"
+"""Begins the name of the study attribute that holds a reference."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A study as it lies in its storage.
+
+    Attributes:
+        outcomes: The trials that ended, in whatever state, in the order of their numbers.
+        references: The reference networks that were evaluated.
+        running: Trials that are under way, or whose process died.
+        attributes: The study's own attributes: its conditions, its device, its configuration.
+    """
+
+    outcomes: tuple[Outcome, ...]
+    references: tuple[Outcome, ...]
+    running: int
+    attributes: Mapping[str, Any]
+
+
+def read_archive(storage: Storage, name: str) -> Archive:
+    """Read a study.
+
+    Raises:
+        InputError: The storage holds no study of that name.
+    """
+    try:
+        study = optuna.load_study(study_name=name, storage=storage.optuna)
+    except KeyError:
+        known = optuna.get_all_study_names(storage.optuna)
+        raise InputError(f"study {name!r} is not in {storage.spec.shown}{suggestion(name, known, 'studies')}") from None
+    trials = study.get_trials(deepcopy=False)
+    return Archive(
+        outcomes=tuple(outcome_of(trial) for trial in trials if trial.state in STATES),
+        references=tuple(references_in(study.user_attrs)),
+        running=sum(trial.state == TrialState.RUNNING for trial in trials),
+        attributes=study.user_attrs,
+    )
+
+
+def outcome_of(trial: FrozenTrial) -> Outcome:
+    """Return a trial that ended as an outcome."""
+    return Outcome(
+        name=str(trial.number),
+        number=trial.number,
+        state=STATES[trial.state],
+        attributes=trial.user_attrs,
+        params=trial.params,
+        started_at=_seconds(trial.datetime_start),
+        ended_at=_seconds(trial.datetime_complete),
+    )
+
+
+def references_in(attributes: Mapping[str, Any]) -> list[Outcome]:
+    """Return the reference networks that a study's attributes hold; they are no trials."""
+    return [
+        reference_outcome(key.removeprefix(REFERENCE), value) for key, value in attributes.items() if key.startswith(REFERENCE)
+    ]
+
+
+def reference_outcome(name: str, attributes: Mapping[str, Any]) -> Outcome:
+    """Return a reference network as an outcome."""
+    return Outcome(name, None, "failed" if attributes.get("failure") else "complete", attributes)
+
+
+def _seconds(moment: datetime | None) -> float | None:
+    return None if moment is None else moment.timestamp()
