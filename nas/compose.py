@@ -131,7 +131,10 @@ def _verbatim(argument: str) -> str:
     key, equals, value = argument.partition("=")
     if not equals or key.lstrip("+") not in TEXT_KEYS or value in ("", "null"):
         return argument
-    escaped = value.strip("'\"").replace("\\", "\\\\").replace("'", "\\'")
+    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
+        value = value[1:-1]
+    # Of backslashes Hydra reads only those before a quote or at the end.
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), value)
     return f"{key}='{escaped}'"
 
 

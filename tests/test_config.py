@@ -190,3 +190,8 @@ def test_a_folder_of_the_users_is_no_group(workdir: Path, folder: str) -> None:
     )
     config = parsed("conf=mine", "references=[resnet18]", "objectives=[top1]", "seed=3", "measure.batch_size=5")
     assert (config.references, config.objectives, config.seed, config.measure.batch_size) == (("resnet18",), ("top1",), 3, 5)
+
+
+@pytest.mark.parametrize("text", ["max top1 where latency_ms<=1.5 and energy_j<=0.02", "knee", "it's \\ 100%", "a=b, {c}", "[1"])
+def test_free_text_is_taken_as_it_stands(text: str) -> None:
+    assert compose("x", {"pick": None}, {}, [f"pick={text}"], study=False).plain == {"pick": text}
