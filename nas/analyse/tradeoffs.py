@@ -47,3 +47,20 @@ def pareto_front(outcomes: Sequence[Outcome], objectives: Sequence[Metric]) -> l
     best = non_dominated(values)
     order = np.argsort(values[:, 0], kind="stable")
     return [outcomes[index] for index in order if best[index]]
+
+
+def nearest_feasible(outcomes: Sequence[Outcome], constraints: Mapping[str, float]) -> tuple[Outcome, dict[str, float]] | None:
+    """Return the complete one that misses the bounds by the least in all, relative to each bound, and its misses in their units.
+
+    ``None`` if none is complete.
+    """
+    missed: list[tuple[float, int, Outcome, dict[str, float]]] = []
+    for outcome in outcomes:
+        if outcome.state == "complete":
+            misses = {name: miss for name, miss in violations(outcome.attributes, constraints).items() if miss > 0}
+            total = sum(miss / (abs(constraints[name]) or 1.0) for name, miss in misses.items())
+            missed.append((total, len(missed), outcome, misses))
+    if not missed:
+        return None
+    _, _, outcome, misses = min(missed, key=lambda miss: miss[:2])
+    return outcome, misses
