@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -21,7 +22,7 @@ from PIL import Image
 from tests.conftest import QUICK, Search
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md")))
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,8 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_documents_use_known_tags() -> None:
-    assert {block.tag for block in blocks("bash")} <= {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark"}
+    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example"}
+    assert {block.tag for block in blocks("bash")} <= known
 
 
 @pytest.fixture
@@ -114,14 +116,72 @@ def test_make_commands_exist(command: str) -> None:
         assert command in (ROOT / ".ci" / "run").read_text()
 
 
+SEARCHED = ("conf=osa_digits", *QUICK, "study.trials=6", "objectives=[top1,latency_ms,params]")
+AFTER = {
+    "nas.report": [],
+    "nas.retrain": [
+        *("train.epochs=2", "device=cpu", "measure=default", "measure.latency_max_seconds=0.05", "measure.batch_size=8"),
+    ],
+    "nas.export": ["device=cpu", "measure.latency_max_seconds=0.05", "measure.batch_size=8"],
+}
+AUDIT = ["train.epochs=2", "audit=3", "audit_seeds=2", "audit_epochs_factor=2"]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the commands that read a study find one, small and with every trial that the documents name."""
+    from nas.search import main
+
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(SEARCHED) == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "document", [name for name in DOCUMENTS if any(b.document == name and b.tag == "after" for b in blocks("bash"))]
+)
+def test_commands_on_a_study(searched: Path, tmp_path: Path, document: str) -> None:
+    """All of a document's commands, one after the other in one folder, as a reader would run them."""
+    shutil.copytree(searched / "runs", tmp_path / "runs")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    for block in blocks("bash"):
+        if (block.document, block.tag) != (document, "after"):
+            continue
+        for line in block.text.splitlines():
+            program, option, module, *rest = shlex.split(line)
+            assert (program, option) == ("python", "-m")
+            small = AUDIT if any(argument.startswith("audit=") for argument in rest) else AFTER[module]
+            rest = [re.sub(r"^trial=\d+$", "trial=0", argument) for argument in rest]
+            rest = [re.sub(r"retrain/\d+$", f"retrain/{_retrained(tmp_path)}", argument) for argument in rest]
+            command = [sys.executable, "-m", module, *rest, *small]
+            done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, (line, done.stdout, done.stderr)
+    for block in blocks("python"):
+        if (block.document, block.tag) == (document, "model"):
+            code = re.sub(r"retrain/\d+", f"retrain/{_retrained(tmp_path)}", block.text)
+            done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+
+def _retrained(folder: Path) -> str:
+    """The networks that the documents name were found elsewhere; here another one was retrained."""
+    found = sorted(path.parent.name for path in folder.glob("runs/*/retrain/*/model.safetensors"))
+    return found[0] if found else "0"
+
+
 @pytest.mark.parametrize("command", commands("server"))
 def test_the_dashboard_shows_the_study(search: Search, workdir: Path, command: str) -> None:
     assert search("conf=osa_digits", *QUICK, "study.trials=1")[0] == 0
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    program = Path(sys.executable).parent / shlex.split(command)[0]
-    server = subprocess.Popen([str(program), *shlex.split(command)[1:], "--port", str(port)], cwd=workdir, stderr=subprocess.PIPE)
+    program, *rest = shlex.split(command)
+    where = [f"port={port}"] if program == "python" else ["--port", str(port)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    full = [str(Path(sys.executable).parent / program), *rest, *where]
+    server = subprocess.Popen(full, cwd=workdir, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         for _ in range(300):
             try:
@@ -144,7 +204,7 @@ def test_python_snippets(block: Block) -> None:
 
 
 def test_a_space_in_one_file(search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (shown,) = [block for block in blocks("python") if block.tag]
+    (shown,) = [block for block in blocks("python") if block.tag == "tests/own_space.py"]
     (workdir / "own_space.py").write_text(shown.text, encoding="utf-8")
     (workdir / "conf").mkdir()
     (workdir / "conf" / "own.yaml").write_text(
