@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from search_spaces.base import Trial, look_up
+from search_spaces.features import FeatureNetwork
 from search_spaces.layers import ACTIVATIONS, Head, Network, Operation, Plan, activate, operation
 from search_spaces.spec import (
     Flag,
@@ -182,9 +183,14 @@ def _lower_stem(stem: Stem, in_channels: int, activation: str) -> Operation:
     return operation(nn.Conv2d, in_channels, stem.width, kernel_size=3, padding=1, bias=False)
 
 
-def build(architecture: Architecture, in_channels: int, num_classes: int) -> nn.Module:
-    """Return the network, (N, in_channels, H, W) → (N, num_classes), with fresh weights on torch's default device."""
-    return Network(lower(architecture, in_channels, num_classes))
+def build(architecture: Architecture, in_channels: int, num_classes: int, features: Sequence[int] | None = None) -> nn.Module:
+    """Return the network, (N, in_channels, H, W) → (N, num_classes), with fresh weights on torch's default device.
+
+    With ``features``, such as ``(1, 2, 3)``, it has no head and returns the list of those stages' maps instead, 0 being the
+    stem's; ``feature_info`` says their channels and strides (see `FeatureNetwork`).
+    """
+    plan = lower(architecture, in_channels, num_classes)
+    return Network(plan) if features is None else FeatureNetwork(plan, in_channels, features)
 
 
 def preset(name: str) -> Architecture:
@@ -255,9 +261,11 @@ class DenseSpace:
             values["bottleneck_ratio"] = self._rules["bottleneck_ratio"].ask(trial, index)
         return values
 
-    def build(self, architecture: Architecture, in_channels: int, num_classes: int) -> nn.Module:
+    def build(
+        self, architecture: Architecture, in_channels: int, num_classes: int, features: Sequence[int] | None = None
+    ) -> nn.Module:
         """See `build`."""
-        return build(architecture, in_channels, num_classes)
+        return build(architecture, in_channels, num_classes, features)
 
     def preset(self, name: str) -> Architecture:
         """See `preset`."""

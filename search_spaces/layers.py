@@ -70,9 +70,9 @@ class Network(nn.Module):
 
     def __init__(self, plan: Plan) -> None:
         super().__init__()
-        self.stem = _sequence(plan.stem)
-        self.stages = nn.Sequential(*(_sequence(stage) for stage in plan.stages))
-        self.head = _sequence(plan.head)
+        self.stem = sequence(plan.stem)
+        self.stages = nn.Sequential(*(sequence(stage) for stage in plan.stages))
+        self.head = sequence(plan.head)
         initialise(self)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -81,7 +81,8 @@ class Network(nn.Module):
         return logits
 
 
-def _sequence(operations: Iterable[Operation]) -> nn.Sequential:
+def sequence(operations: Iterable[Operation]) -> nn.Sequential:
+    """Return the operations, built, one after the other."""
     return nn.Sequential(*(operation.build() for operation in operations))
 
 

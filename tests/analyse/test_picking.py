@@ -36,7 +36,7 @@ def test_what_is_written_is_read(pick: Best) -> None:
     assert parse_pick(str(pick)) == pick
 
 
-WORDS = "max min knee where and top1 latency_ms <= 3 5M 1.5.2 ( '".split()
+WORDS = ["max", "min", "knee", "where", "and", "top1", "latency_ms", "<=", "3", "5M", "1.5.2", "(", "'"]
 
 
 @settings(max_examples=500)
