@@ -6,7 +6,7 @@ Leaves what was published about them to `published`.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -115,10 +115,12 @@ def _of_architecture(name: str, source: Source, architecture: Found) -> Referenc
     return Reference(name, source, key, size, partial(_build_architecture, architecture))
 
 
-def _build_architecture(architecture: Found, in_channels: int, num_classes: int) -> nn.Module:
+def _build_architecture(
+    architecture: Found, in_channels: int, num_classes: int, features: Sequence[int] | None = None
+) -> nn.Module:
     if isinstance(architecture, osa.Architecture):
-        return osa.build(architecture, in_channels, num_classes)
-    return dense.build(architecture, in_channels, num_classes)
+        return osa.build(architecture, in_channels, num_classes, features)
+    return dense.build(architecture, in_channels, num_classes, features)
 
 
 def _torchvision_names() -> Iterable[str]:
@@ -290,11 +292,19 @@ class ReferenceSpace:
             raise SpaceError("space.models is empty; name the networks to choose from.")
         return self.preset(trial.suggest_categorical("model", self.models))
 
-    def build(self, architecture: ReferenceArchitecture | Found, in_channels: int, num_classes: int) -> nn.Module:
-        """See `search_spaces.base.SearchSpace.build`; an unknown name raises InputError."""
-        if isinstance(architecture, ReferenceArchitecture):
-            return find(architecture.name).build(in_channels, num_classes)
-        return _build_architecture(architecture, in_channels, num_classes)
+    def build(
+        self,
+        architecture: ReferenceArchitecture | Found,
+        in_channels: int,
+        num_classes: int,
+        features: Sequence[int] | None = None,
+    ) -> nn.Module:
+        """See `search_spaces.base.SearchSpace.build`, and `osa.build` for ``features``; an unknown name raises InputError."""
+        if not isinstance(architecture, ReferenceArchitecture):
+            return _build_architecture(architecture, in_channels, num_classes, features)
+        if features is not None:
+            raise SpaceError(f"features cannot be given for {architecture.name}; timm and torchvision have ways of their own.")
+        return find(architecture.name).build(in_channels, num_classes)
 
     def preset(self, name: str) -> ReferenceArchitecture:
         """Return the reference with this name, which is looked up when it is built."""
