@@ -40,6 +40,17 @@ class EpochPlan:
         mirrored = None if self.mirrored is None else self.mirrored.to(device, non_blocking=True)
         return type(self)(self.order.to(device, non_blocking=True), shift, mirrored)
 
+    def share(self, rank: int, of: int) -> Self:
+        """Return what one of several processes takes of every step; all take equally many images."""
+        if of == 1:
+            return self
+        most = self.order.shape[1] // of * of
+        return type(self)(
+            self.order[:, rank:most:of],
+            None if self.shift is None else self.shift[:, rank:most:of],
+            None if self.mirrored is None else self.mirrored[:, rank:most:of],
+        )
+
 
 def step_shape(images: int, batch_size: int) -> tuple[int, int]:
     """Return (steps per epoch, images per step), so that all steps are alike and none is left with a single image.

@@ -198,20 +198,24 @@ class TrainBatches:
     batch_size: int
     epoch: int
     seed: int
+    labels: Tensor
+    rank: int = 0
+    of: int = 1
 
     @property
     def images(self) -> int:
         """Images that one pass shows."""
-        steps, size = step_shape(self.bundle.sizes["train"], self.batch_size)
-        return steps * size
+        steps, size = step_shape(len(self.labels), self.batch_size)
+        return steps * (size // self.of)
 
     def __len__(self) -> int:
-        return step_shape(self.bundle.sizes["train"], self.batch_size)[0]
+        return step_shape(len(self.labels), self.batch_size)[0]
 
     def __iter__(self) -> Iterator[Batch]:
         bundle, settings = self.bundle, self.bundle.settings
-        plan = plan_epoch(bundle.sizes["train"], self.batch_size, self.epoch, self.seed, settings.crop_padding, settings.flip)
-        labels = bundle.train_labels[plan.order.to(bundle.device, non_blocking=True)]
+        plan = plan_epoch(len(self.labels), self.batch_size, self.epoch, self.seed, settings.crop_padding, settings.flip)
+        plan = plan.share(self.rank, self.of)
+        labels = self.labels[plan.order.to(bundle.device, non_blocking=True)]
         for step, images in enumerate(bundle.store.training(plan)):
             yield bundle.normalised(images), labels[step]
 
@@ -290,9 +294,16 @@ class DataBundle:
         """Digest of the three index lists."""
         return self.split.digest
 
-    def train_batches(self, batch_size: int, epoch: int, seed: int) -> TrainBatches:
-        """Return the epoch's batches ``(x, y)``: float32 ``[n, C, H, W]`` (channels_last strides), int64 ``[n]``."""
-        return TrainBatches(self, batch_size, epoch, seed)
+    def train_batches(self, batch_size: int, epoch: int, seed: int, rank: int = 0, of: int = 1) -> TrainBatches:
+        """Return the epoch's batches ``(x, y)``: float32 ``[n, C, H, W]`` (channels_last strides), int64 ``[n]``.
+
+        Of several processes each takes its share of every batch.
+        """
+        return TrainBatches(self, batch_size, epoch, seed, self.train_labels, rank, of)
+
+    def all_batches(self, batch_size: int, epoch: int, seed: int, rank: int = 0, of: int = 1) -> TrainBatches:
+        """Return an epoch's batches of the training and the validation part together: of each, one process's share."""
+        return TrainBatches(self, batch_size, epoch, seed, torch.cat([self.train_labels, self.validation_labels]), rank, of)
 
     def validation_batches(self, batch_size: int) -> EvalBatches:
         """Return the validation part's batches; the last one may be smaller."""

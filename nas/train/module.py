@@ -166,6 +166,8 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=PossibleUserWarning)
         warnings.filterwarnings("ignore", message=".*treespec.*", category=FutureWarning)
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        warnings.filterwarnings("ignore", message="The dirpath has changed from")
         for logger in loggers:
             logger.setLevel(logging.WARNING)
         try:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from nas.train.settings import NumericFormat, TrainSettings
+from nas.train.settings import FullSettings, NumericFormat, TrainSettings
 
-_MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+MEMORY_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class TrainingDiverged(Exception):  # noqa: N818 - it is what happened, not a mistake
@@ -52,11 +52,13 @@ def learning_rate(step: int, steps: int, settings: TrainSettings) -> float:
     return settings.peak_lr * (at / up if at < up else (1 - at) / (1 - up))
 
 
-def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.SGD:
+def make_optimizer(model: nn.Module, settings: TrainSettings | FullSettings) -> torch.optim.SGD:
     """Return the optimiser; its learning rate is set anew at every step.
 
     Weights have two dimensions or more; norms and biases have one, and do not decay (He et al. 2019, arXiv 1812.01187).
     """
+    if settings.peak_lr is None:
+        raise ValueError("peak_lr must be filled in")
     parameters = [p for p in model.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": settings.weight_decay},
@@ -73,7 +75,7 @@ def make_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.SGD
 
 def place(model: nn.Module, numeric: NumericFormat, device: torch.device) -> None:
     """Move a model to a device and its weights to the layout, in place."""
-    model.to(device=device, memory_format=_MEMORY_FORMATS[numeric.memory_format])  # type: ignore[call-overload]
+    model.to(device=device, memory_format=MEMORY_FORMATS[numeric.memory_format])  # type: ignore[call-overload]
 
 
 @contextmanager
@@ -133,7 +135,7 @@ def score(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], numeric: N
 
 
 def _forward(model: nn.Module, x: Tensor, numeric: NumericFormat) -> Tensor:
-    x = x.contiguous(memory_format=_MEMORY_FORMATS[numeric.memory_format])
+    x = x.contiguous(memory_format=MEMORY_FORMATS[numeric.memory_format])
     with _arithmetic(x.device, numeric):
         logits: Tensor = model(x)
     return logits.float()

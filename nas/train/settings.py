@@ -40,6 +40,53 @@ class TrainSettings:
 
 
 @dataclass(frozen=True)
+class FullSettings:
+    """The ``train.*`` keys of ``nas.retrain``: the full recipe, for the network that was chosen.
+
+    Attributes:
+        epochs: Passes over the images.
+        batch_size: Images per step over all devices; ``None`` takes the search's.
+        peak_lr: Highest learning rate; ``None`` takes the search's.
+        momentum: Nesterov momentum.
+        weight_decay: L2 penalty on convolution and linear weights; norms and biases have none.
+        label_smoothing: Share of the target spread evenly over all classes (Szegedy et al. 2016).
+        warmup_fraction: Share of all steps in which the learning rate rises, in a line.
+        schedule: How it falls afterwards, to 0: ``cosine`` (Loshchilov & Hutter 2017, arXiv 1608.03983) or ``linear``.
+        ema_decay: Of the exponential moving average of the weights, which is what is kept; 0 keeps the weights themselves.
+        randaugment_ops: Transformations per image (RandAugment: Cubuk et al. 2020, arXiv 1909.13719); 0 for none.
+        randaugment_magnitude: Strength of each, from 0 (none) to 1 (30 degrees, 30 % of the side, 90 % of the contrast).
+        mixup_alpha: Of the Beta distribution of MixUp (Zhang et al. 2018, arXiv 1710.09412); 0 for none.
+        cutmix_alpha: Likewise of CutMix (Yun et al. 2019, arXiv 1905.04899).
+        mix_probability: Share of the steps that mix; where both are on, half of them by each.
+        erase_probability: Share of the images of which a rectangle is erased (Zhong et al. 2020, arXiv 1708.04896).
+        clip_norm: Largest norm of the gradient; ``None`` for any.
+        precision: Arithmetic; ``auto`` is what the search trained in.
+        memory_format: Layout of activations; likewise.
+        devices: GPUs of this machine, or processes on a CPU; each takes its share of every batch.
+    """
+
+    epochs: Annotated[int, Ge(1)] = 100
+    batch_size: Annotated[int, Ge(2)] | None = None
+    peak_lr: Annotated[float, Gt(0), _FINITE] | None = None
+    momentum: Annotated[float, Interval(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Ge(0), _FINITE] = 5e-4
+    label_smoothing: Annotated[float, Interval(ge=0, lt=1)] = 0.1
+    warmup_fraction: Fraction = 0.1
+    schedule: Literal["cosine", "linear"] = "cosine"
+    ema_decay: Annotated[float, Interval(ge=0, lt=1)] = 0.998
+    randaugment_ops: Annotated[int, Ge(0)] = 1
+    randaugment_magnitude: Annotated[float, Interval(ge=0, le=1)] = 0.3
+    mixup_alpha: Annotated[float, Ge(0), _FINITE] = 0.0
+    cutmix_alpha: Annotated[float, Ge(0), _FINITE] = 1.0
+    mix_probability: Annotated[float, Interval(ge=0, le=1)] = 0.3
+    erase_probability: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    clip_norm: Annotated[float, Gt(0), _FINITE] | None = None
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"
+    devices: Annotated[int, Ge(1)] = 1
+
+
+@dataclass(frozen=True)
 class NumericFormat:
     """The arithmetic and layout that a study trains in, chosen once and the same for all its candidates."""
 
