@@ -1,0 +1,301 @@
+"""One network of a study trained in full, tested once and measured again; leaves a folder that can be shipped."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+import yaml
+from torch import nn
+
+from nas.choosing import Chosen, choose
+from nas.config.retrain import RetrainConfig
+from nas.drawing import curve_svg, diagram_svg
+from nas.errors import InputError, RunError
+from nas.files import write_csv, write_json, write_text
+from nas.found import read_file
+from nas.measure.device import resolve_conditions, resolve_device
+from nas.measure.fingerprint import DeviceFingerprint, fingerprint
+from nas.measure.measurement import Measurement, Measuring
+from nas.measure.settings import MeasureConditions
+from nas.model_card import write_card
+from nas.runs import Run
+from nas.shipped import WEIGHTS, Description, write_model
+from nas.targets import build_target
+from nas.train.data import DataBundle, DataRequest, load_bundle
+from nas.train.full import FullResult, TrainingDiverged, fit_full, resolve_full
+from nas.train.recipe import Score, ieee_fp32, place, score
+from nas.train.settings import FullSettings, NumericFormat
+
+METRICS_FILE = "metrics.json"
+_CHECKPOINTS = "checkpoints"
+_BATCH = 256
+_LIKE_THE_SEARCH = ("precision", "memory_format", "threads")
+
+
+class Observer(Protocol):
+    """Is told what happens; picklable where several devices train."""
+
+    def stage(self, stage: str) -> None:
+        """Something that takes its time begins."""
+        ...
+
+    def epoch(self, done: int, total: int, loss: float) -> None:
+        """An epoch ended."""
+        ...
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A retraining that can begin; everything that can be refused was.
+
+    Attributes:
+        identity: What must be the same for a folder's content to be this plan's.
+        other_device: The search's device, if this is another kind; ``None`` if it is the same.
+    """
+
+    run: Run
+    chosen: Chosen
+    folder: Path
+    request: DataRequest
+    bundle: DataBundle
+    settings: FullSettings
+    numeric: NumericFormat
+    conditions: MeasureConditions
+    device: torch.device
+    print_of_device: DeviceFingerprint
+    other_device: str | None
+    seed: int
+    identity: Mapping[str, Any]
+
+
+def prepare(run: Run, config: RetrainConfig, given: frozenset[str]) -> Plan:
+    """Settle what the configuration leaves open, and refuse what cannot work before anything is written.
+
+    Args:
+        run: The study.
+        config: What was asked for.
+        given: The keys that the command line set; the others of ``measure`` may follow the search's conditions.
+
+    Raises:
+        InputError: On anything that the retraining could not work with.
+    """
+    chosen = choose(run, config.pick, config.trial, config.architecture)
+    search = run.config(config.data)
+    device = resolve_device(config.device or search.device)
+    request = DataRequest(build_target("data", search.source, search.allow_modules), search.data, search.seed)
+    bundle = load_bundle(request, device)
+    known = run.record["data"]
+    if bundle.fingerprint != known["fingerprint"] or bundle.split_digest != known["split_digest"]:
+        raise InputError(
+            f"data: the images are not those of the search (fingerprint {bundle.fingerprint[:12]} and not "
+            f"{known['fingerprint'][:12]}): point data.root to the same set."
+        )
+    trained = run.record["conditions"]["train"]
+    settings, numeric = resolve_full(config.train, search.train, NumericFormat(trained["precision"], trained["memory_format"]))
+    conditions, print_of_device, same = _conditions(run, config, device, given)
+    seed = search.seed if config.seed is None else config.seed
+    label = chosen.label if seed == search.seed else f"{chosen.label}-seed{seed}"
+    folder = Path(config.out) if config.out is not None else run.folder / "retrain" / label
+    identity = {
+        "architecture_id": chosen.architecture.id,
+        "data": f"{bundle.fingerprint}/{bundle.split_digest}",
+        "seed": seed,
+        "train": dataclasses.asdict(settings),
+        "numeric": dataclasses.asdict(numeric),
+        "measure": conditions.to_dict(),
+    }
+    _check_buildable(chosen, bundle)
+    return Plan(
+        run=run,
+        chosen=chosen,
+        folder=folder,
+        request=request,
+        bundle=bundle,
+        settings=settings,
+        numeric=numeric,
+        conditions=conditions,
+        device=device,
+        print_of_device=print_of_device,
+        other_device=None if same else str(run.record["conditions"]["device"]["name"]),
+        seed=seed,
+        identity=yaml.safe_load(yaml.safe_dump(_lists(identity))),
+    )
+
+
+def _conditions(
+    run: Run, config: RetrainConfig, device: torch.device, given: frozenset[str]
+) -> tuple[MeasureConditions, DeviceFingerprint, bool]:
+    """Return the measuring conditions: the search's where they make figures comparable, and whether the device is the same."""
+    theirs = run.record["conditions"]["measure"]
+    follow = ["batch_size"]
+    if run.record["conditions"]["device"]["kind"] == device.type:
+        follow += _LIKE_THE_SEARCH
+    changes = {key: theirs[key] for key in follow if f"measure.{key}" not in given}
+    conditions = resolve_conditions(dataclasses.replace(config.measure, **changes), device)
+    print_of_device = fingerprint(device, conditions.threads)
+    return conditions, print_of_device, print_of_device.identity() == run.record["conditions"]["device"]
+
+
+def _check_buildable(chosen: Chosen, bundle: DataBundle) -> None:
+    try:
+        with torch.device("meta"), torch.no_grad():
+            model = chosen.space.build(chosen.architecture, bundle.input_shape[0], bundle.num_classes).eval()
+            model(torch.zeros(2, *bundle.input_shape))
+    except NotImplementedError:
+        return  # an operation without a shape-only form: only training can tell
+    except (RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"network {chosen.label} cannot take the images of this study ({reason}): choose another.") from None
+
+
+def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
+    """Return what the folder holds if it is done; ``None`` if there is something to do.
+
+    Raises:
+        InputError: The folder holds something else, and ``overwrite`` is not set.
+    """
+    path = plan.folder / "config.yaml"
+    if overwrite or not path.exists():
+        if not overwrite and plan.folder.exists() and any(plan.folder.iterdir()):
+            raise InputError(f"{plan.folder} is not empty and no retraining's: give out=<folder>, or overwrite=true.")
+        return None
+    theirs = read_file(path, yaml.safe_load)
+    theirs = theirs.get("identity", {}) if isinstance(theirs, dict) else {}
+    for key, mine in plan.identity.items():
+        if theirs.get(key) != mine:
+            raise InputError(
+                f"{plan.folder} holds a retraining under another {key}: set it back, give out=<folder>, or overwrite=true."
+            )
+    if (plan.folder / METRICS_FILE).exists() and (plan.folder / WEIGHTS).exists():
+        done: dict[str, Any] = read_file(plan.folder / METRICS_FILE, yaml.safe_load)
+        return done
+    return None
+
+
+def retrain(plan: Plan, overwrite: bool, observer: Observer) -> dict[str, Any]:
+    """Train, test once, measure and write; returns what ``metrics.json`` holds. The same call goes on where it was stopped.
+
+    Raises:
+        InputError: A checkpoint cannot be used.
+        RunError: The training diverged.
+    """
+    if overwrite and plan.folder.exists():
+        shutil.rmtree(plan.folder)
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    write_text(plan.folder / "config.yaml", yaml.safe_dump({"identity": dict(plan.identity)}, sort_keys=False))
+    bundle = plan.bundle
+    torch.manual_seed(plan.seed)
+    model = plan.chosen.space.build(plan.chosen.architecture, bundle.input_shape[0], bundle.num_classes)
+    observer.stage("train")
+    trained = _train(plan, model, observer.epoch)
+    observer.stage("test")
+    tested = _test(plan, model)
+    measuring = Measuring(bundle.input_shape, plan.conditions, observer.stage)
+    measuring.count(model)
+    measuring.measure(model)
+    measurement = measuring.result()
+    observer.stage("write")
+    metrics = _metrics(plan, trained, tested, measurement)
+    _write(plan, model, trained, measurement, metrics)
+    shutil.rmtree(plan.folder / _CHECKPOINTS, ignore_errors=True)
+    return metrics
+
+
+def _train(plan: Plan, model: nn.Module, on_epoch: Callable[[int, int, float], None]) -> FullResult:
+    try:
+        return fit_full(
+            model,
+            plan.request,
+            plan.settings,
+            plan.numeric,
+            plan.device,
+            plan.seed,
+            on="train+validation",
+            checkpoints=plan.folder / _CHECKPOINTS,
+            on_epoch=on_epoch,
+        )
+    except TrainingDiverged as error:
+        raise RunError(f"the training of network {plan.chosen.label} diverged ({error}): lower train.peak_lr.") from None
+
+
+def _test(plan: Plan, model: nn.Module) -> Score:
+    """Score the test part: the only time that its images are looked at."""
+    place(model, plan.numeric, plan.device)
+    with ieee_fp32():
+        found = score(model, plan.bundle.test_batches(_BATCH), plan.numeric)
+    model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return found
+
+
+def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measurement) -> dict[str, Any]:
+    images = plan.bundle.sizes["test"]
+    brief = plan.chosen.outcome.attributes if plan.chosen.outcome is not None else {}
+    figures = {key: list(value) if isinstance(value, tuple) else value for key, value in measurement.figures().items()}
+    return {
+        "study": plan.run.name,
+        "trial": None if plan.chosen.outcome is None else plan.chosen.outcome.number,
+        "why": plan.chosen.why,
+        "architecture_id": plan.chosen.architecture.id,
+        "test_top1": tested.top1,
+        "test_top1_standard_error": math.sqrt(tested.top1 * (1 - tested.top1) / images),
+        "test_top5": tested.top5,
+        "test_loss": tested.loss,
+        "test_images": images,
+        "brief_validation_top1": brief.get("top1"),
+        **figures,
+        **{f"{name}_reason": reason for name, reason in measurement.reasons().items()},
+        "epochs": trained.epochs,
+        "train_seconds": trained.train_seconds,
+        "train_images": plan.bundle.sizes["train"] + plan.bundle.sizes["validation"],
+        "seed": plan.seed,
+        "recipe": dataclasses.asdict(plan.settings),
+        "numeric": dataclasses.asdict(plan.numeric),
+        "conditions": plan.conditions.to_dict(),
+        "device": plan.print_of_device.to_dict(),
+        "search_device": plan.other_device,
+        "versions": {name: version(name) for name in ("torch", "torchvision", "lightning", "thop")},
+    }
+
+
+def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measurement, metrics: dict[str, Any]) -> None:
+    folder, chosen, bundle = plan.folder, plan.chosen, plan.bundle
+    name = f"{plan.run.name}/{chosen.label}"
+    ours = chosen.architecture.to_dict().get("family") in ("osa", "dense", "reference")
+    description = Description(
+        name=name,
+        study=plan.run.name,
+        trial=metrics["trial"],
+        architecture=chosen.architecture.to_dict(),
+        space=None if ours else dict(plan.run.written["space"]),
+        input_shape=bundle.input_shape,
+        classes=bundle.classes,
+        mean=bundle.mean,
+        std=bundle.std,
+    )
+    assert measurement.complexity is not None
+    write_json(folder / "measurement.json", measurement.to_dict())
+    epochs = zip(trained.train_loss, trained.learning_rates, trained.epoch_seconds, strict=True)
+    rows = [
+        {"epoch": epoch, "train_loss": loss, "learning_rate": rate, "seconds": seconds}
+        for epoch, (loss, rate, seconds) in enumerate(epochs, start=1)
+    ]
+    write_csv(folder / "curves.csv", ["epoch", "train_loss", "learning_rate", "seconds"], rows)
+    write_text(folder / "curves.svg", curve_svg(trained.train_loss, f"Training loss of {name}", "training loss"))
+    write_text(folder / "diagram.svg", diagram_svg(measurement.complexity.layers, f"The blocks of {name}"))
+    write_model(folder, model, description)
+    write_card(folder, description, metrics)
+    write_json(folder / METRICS_FILE, metrics)  # last: a folder with it is whole
+
+
+def _lists(data: Any) -> Any:
+    if isinstance(data, Mapping):
+        return {key: _lists(value) for key, value in data.items()}
+    return [_lists(value) for value in data] if isinstance(data, (list, tuple)) else data

@@ -1,0 +1,182 @@
+"""Retraining end to end on a real search: the folder that it leaves, stopping and going on, and each thing that is refused."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import nas
+from nas.train.data import load_bundle
+from nas.train.recipe import score
+from nas.train.settings import NumericFormat
+from tests.conftest import QUICK
+
+ROOT = Path(__file__).parent.parent
+FAST = ("train.epochs=2", "measure=default", "measure.latency_max_seconds=0.05", "device=cpu")
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from nas.search import main
+
+    folder = tmp_path_factory.mktemp("searched")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["conf=osa_digits", *QUICK, "study.trials=3", "objectives=[top1,latency_ms,params]"]) == 0
+    return folder
+
+
+@pytest.fixture
+def retrain(searched: Path, workdir: Path, capfd: pytest.CaptureFixture[str]) -> Command:
+    """Run ``nas.retrain`` in this process, in a folder with the search's run."""
+    from nas.cli import run_command
+    from nas.retrain import main
+
+    shutil.copytree(searched / "runs", workdir / "runs")
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+            patch.setattr("sys.argv", ["nas.retrain", *arguments])
+            run_command(main)
+        written = capfd.readouterr()
+        return int(str(ended.value.code)), written.out, written.err
+
+    return run
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    mine, theirs = load_file(one), load_file(other)
+    return mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def read(folder: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((Path(folder) / "metrics.json").read_text())
+    return found
+
+
+def test_what_it_leaves_behind(retrain: Command) -> None:
+    code, out, err = retrain("study=osa_digits", "trial=1", *FAST)
+    assert code == 0, err
+    folder = Path("runs/osa_digits/retrain/1")
+    assert f"python -m nas.export model={folder} format=onnx" in out
+    assert {path.name for path in folder.iterdir()} == {
+        *("model.safetensors", "model.json", "architecture.yaml", "metrics.json", "measurement.json", "config.yaml"),
+        *("curves.csv", "curves.svg", "diagram.svg", "README.md"),
+    }
+    metrics = read(str(folder))
+    assert metrics["train_images"] == 1438 and metrics["test_images"] == 359 and metrics["epochs"] == 2
+    rows = list(csv.DictReader((folder / "curves.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert metrics["conditions"]["batch_size"] == 8, "figures compare with the search's only under its conditions"
+    text = (folder / "README.md").read_text()
+    assert f"{100 * metrics['test_top1']:.2f} % top-1" in text and "359 test images" in text
+    assert "energy_j` | not measured |" in text or metrics["energy_j"] is not None
+    # The weights that were shipped are those that were tested.
+    from nas.config.common import StudyKeys
+    from nas.runs import read_run
+    from nas.targets import build_target
+    from nas.train.data import DataRequest
+
+    search = read_run(StudyKeys("osa_digits")).config()
+    bundle = load_bundle(DataRequest(build_target("data", search.source), search.data, search.seed), "cpu")
+    found = score(nas.load_model(folder), bundle.test_batches(256), NumericFormat("fp32", "contiguous"))
+    assert found.top1 == metrics["test_top1"]
+    raw = bundle.test_batches(256)
+    pixels = torch.cat([x for x, _ in raw]) * torch.tensor(bundle.std)[:, None, None] + torch.tensor(bundle.mean)[:, None, None]
+    with torch.inference_mode():
+        guesses = nas.load_model(folder, normalise=True)(pixels).argmax(1)
+    assert (guesses == raw.labels).double().mean().item() == pytest.approx(metrics["test_top1"], abs=0.003)
+
+
+def test_done_is_done(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert retrain("study=osa_digits", "trial=0", *FAST)[0] == 0
+    before = (Path("runs/osa_digits/retrain/0/metrics.json")).read_bytes()
+    monkeypatch.setattr("nas.retraining._test", lambda *_: pytest.fail("the test part was looked at again"))
+    code, out, _ = retrain("study=osa_digits", "trial=0", *FAST)
+    assert code == 0 and "it is done" in out
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=3")
+    assert code == 2 and "holds a retraining under another train" in err
+    assert (Path("runs/osa_digits/retrain/0/metrics.json")).read_bytes() == before
+
+
+def test_overwrite_another_seed_and_another_folder(retrain: Command) -> None:
+    assert retrain("study=osa_digits", "trial=0", *FAST)[0] == 0
+    assert retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=1", "overwrite=true")[0] == 0
+    assert read("runs/osa_digits/retrain/0")["epochs"] == 1
+    assert retrain("study=osa_digits", "trial=0", *FAST, "seed=7", "train.epochs=1")[0] == 0
+    assert read("runs/osa_digits/retrain/0-seed7")["seed"] == 7
+    (Path("mine")).mkdir()
+    (Path("mine") / "letter.txt").write_text("dear")
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "out=mine")
+    assert code == 2 and "mine is not empty and no retraining's" in err
+
+
+def test_an_architecture_from_a_file(retrain: Command) -> None:
+    from search_spaces import dense
+    from search_spaces.base import to_yaml
+
+    Path("a.yaml").write_text(to_yaml(dense.preset("densenet40")).replace("layers: 12", "layers: 1"))
+    code, out, err = retrain("study=osa_digits", "architecture=a.yaml", *FAST, "train.epochs=1", "out=dense")
+    assert code == 0, err
+    assert read("dense")["trial"] is None and "in the search" in out
+
+
+def test_killed_it_goes_on(retrain: Command) -> None:
+    """The process is killed once a checkpoint is there; the benchmark of kills does it at many random moments."""
+    arguments = ["study=osa_digits", "trial=2", *FAST, "train.epochs=60"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "nas.retrain", *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    checkpoints = Path("runs/osa_digits/retrain/2/checkpoints")
+    deadline = time.monotonic() + 120
+    while not any(checkpoints.glob("*.ckpt")) and time.monotonic() < deadline and process.poll() is None:
+        time.sleep(0.02)
+    assert process.poll() is None, process.stderr.read() if process.stderr else ""
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert retrain(*arguments)[0] == 0
+    assert retrain(*arguments, "out=whole")[0] == 0
+    killed, whole = (Path(folder) / "model.safetensors" for folder in ("runs/osa_digits/retrain/2", "whole"))
+    assert same_weights(killed, whole)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["study=nope"], "study=nope does not exist"),
+        (["study=osa_digits", "trial=99"], "trial=99 is not in study osa_digits"),
+        (["study=osa_digits", "pick=max tpo1"], "did you mean 'top1'?"),
+        (["study=osa_digits", "train.epoch=3"], "train.epoch is not a known key; did you mean 'epochs'?"),
+        (["study=osa_digits", "train.ema_decay=1"], "train.ema_decay=1 cannot be used"),
+        (["study=osa_digits", "data.rot=x"], "data.rot is not a known key"),
+        (["study=osa_digits", "data.validation_fraction=0.5"], "the images are not those of the search"),
+        (["study=osa_digits", "trial=0", "pick=knee"], "pick and trial are both set"),
+        (["study=osa_digits", "device=cuda:7"], "device=cuda:7"),
+        (["study=osa_digits", "train.devices=99"], "train.devices=99"),
+        (["study=osa_digits", "audi=3"], "audi is not a known key"),
+    ],
+)
+def test_what_is_refused(retrain: Command, arguments: list[str], told: str) -> None:
+    code, _, err = retrain(*arguments)
+    assert code == 2 and told in err and err.count("\n") == 1, err
+    assert not Path("runs/osa_digits/retrain").exists() or not any(Path("runs/osa_digits/retrain").rglob("*.ckpt"))
+
+
+def test_a_training_that_diverges_says_what_to_do(retrain: Command) -> None:
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "train.peak_lr=1e30", "train.epochs=1")
+    assert code == 1 and "diverged" in err and "lower train.peak_lr" in err
