@@ -138,7 +138,7 @@ def test_an_architecture_from_a_file(retrain: Command) -> None:
 
 def test_killed_it_goes_on(retrain: Command) -> None:
     """The process is killed once a checkpoint is there; the benchmark of kills does it at many random moments."""
-    arguments = ["study=osa_digits", "trial=2", *FAST, "train.epochs=60"]
+    arguments = ["study=osa_digits", "trial=2", *FAST, "train.epochs=8"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "nas.retrain", *arguments]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
