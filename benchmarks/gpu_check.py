@@ -30,8 +30,7 @@ from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
 from nas.measure.device import fingerprint, resolve_conditions, resolve_device
 from nas.measure.settings import MeasureSettings
-from nas.metrics import METRICS
-from nas.tables import show
+from nas.metrics import METRICS, show
 from nas.train.data import DataRequest, load_bundle
 from nas.train.datasets import Digits
 from nas.train.folder import ImageFolder

@@ -23,6 +23,7 @@ from nas.measure.measurement import Measuring
 from nas.metrics import METRICS
 from nas.owner import Owner
 from nas.prepare import Prepared, prepare_search
+from nas.recording import annotator_of
 from nas.storage import open_storage
 from nas.study import Asked, Study
 from search_spaces.base import to_yaml
@@ -87,7 +88,11 @@ def main() -> None:
     plan = dataclasses.replace(plan, record=record)
     make_run_dir(prepared.run_dir)
     owner = Owner(prepared.storage.owners(prepared.run_dir))
-    study = Study(open_storage(prepared.storage), plan, prepared.space, prepared.sampler, owner)
+    storage = open_storage(prepared.storage)
+    study = Study(storage, plan, prepared.space, prepared.sampler, owner)
+    annotator = annotator_of(plan, prepared.run_dir, storage, print)
+    annotator.describe()
+    study.before_tell = annotator.before_tell
     write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
     write_json(prepared.run_dir / "record.json", {**record, "conditions": plan.conditions})
     while (asked := study.ask()) is not None:

@@ -12,10 +12,9 @@ from nas.analyse.tradeoffs import nearest_feasible, violations
 from nas.catalogue import find
 from nas.catalogue.models import ReferenceSpace, as_candidate
 from nas.errors import InputError
-from nas.metrics import METRICS
+from nas.metrics import METRICS, show
 from nas.outcomes import Outcome
 from nas.runs import Run
-from nas.tables import show
 from search_spaces.base import Architecture, SearchSpace, SpaceError, from_yaml
 
 

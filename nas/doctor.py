@@ -110,8 +110,7 @@ def _lines(found: Checkup) -> Iterator[tuple[str, str]]:
 
 
 def _repeats(repeats: Repeats) -> str:
-    from nas.metrics import METRICS
-    from nas.tables import show
+    from nas.metrics import METRICS, show
 
     values = ", ".join(show(METRICS[repeats.metric], value) for value in repeats.values)
     assert repeats.spread is not None

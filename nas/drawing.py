@@ -71,12 +71,13 @@ def _describe(layer: LayerCost) -> str:
     return f"{'depthwise ' if depthwise else ''}conv {side}×{side} ({channels})"
 
 
-def diagram_svg(layers: Sequence[LayerCost], title: str) -> str:
+def diagram_svg(layers: Sequence[LayerCost], title: str, paper: bool = False) -> str:
     """Return a drawing of a network's blocks, one below the other, 360 pixels wide; a bar's width is its channels.
 
     Args:
         layers: ``Complexity.layers``.
         title: What a screen reader says.
+        paper: Draw on white, for where the colours around it are not known.
     """
     found = blocks(layers)
     most = max((block.output_shape[0] for block in found), default=1)
@@ -99,14 +100,14 @@ def diagram_svg(layers: Sequence[LayerCost], title: str) -> str:
                 f'<path d="M54 {top + _ROW - 20} v16 m-4 -5 l4 5 l4 -5" fill="none" stroke="#8a8a8a" stroke-width="1.5"/>'
             )
     height = 8 + len(found) * _ROW - 8
-    return _svg(title, height, "".join(rows))
+    return _svg(title, height, "".join(rows), paper)
 
 
-def curve_svg(values: Sequence[float], title: str, axis: str) -> str:
+def curve_svg(values: Sequence[float], title: str, axis: str, paper: bool = False) -> str:
     """Return a line over epochs 1 to n, 360 pixels wide; values that are not finite are left out."""
     points = [(epoch, value) for epoch, value in enumerate(values, start=1) if math.isfinite(value)]
     if not points:
-        return _svg(title, 30, '<text x="8" y="20">no epoch was finished</text>')
+        return _svg(title, 30, '<text x="8" y="20">no epoch was finished</text>', paper)
     low, high = min(value for _, value in points), max(value for _, value in points)
     span = (high - low) or 1.0
     x = [44 + 300 * (epoch - 1) / max(1, len(values) - 1) for epoch, _ in points]
@@ -122,7 +123,7 @@ def curve_svg(values: Sequence[float], title: str, axis: str) -> str:
         f'<text x="44" y="162" font-size="11">1</text>'
         f'<text x="350" y="162" text-anchor="end" font-size="11">epoch {len(values)}</text>'
     )
-    return _svg(title, 170, inner)
+    return _svg(title, 170, inner, paper)
 
 
 def short(count: float) -> str:
@@ -138,9 +139,10 @@ def _shortened(layers: Sequence[str]) -> str:
     return told + (f", … ({len(layers) - 2} more kinds)" if len(layers) > 2 else "")
 
 
-def _svg(title: str, height: float, inner: str) -> str:
+def _svg(title: str, height: float, inner: str, paper: bool) -> str:
+    sheet = f'<rect width="{_WIDTH}" height="{height:g}" fill="#fff"/>' if paper else ""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height:g}" width="{_WIDTH}" height="{height:g}" '
-        f'role="img" font-family="{escape(_FONT)}" font-size="12.5" fill="currentColor">'
-        f"<title>{escape(title)}</title>{inner}</svg>\n"
+        f'role="img" font-family="{escape(_FONT)}" font-size="12.5" fill="{"#222" if paper else "currentColor"}">'
+        f"<title>{escape(title)}</title>{sheet}{inner}</svg>\n"
     )

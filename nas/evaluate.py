@@ -34,6 +34,7 @@ class EvaluationRequest:
         seed: Origin of the initial weights, the order of images and the augmentation; equal for all candidates of a study,
             so that they are compared on equal terms.
         required: Metrics that must be measured: a candidate for which one cannot be is not trained.
+        keep_weights: Whether the evaluation carries the trained weights.
     """
 
     space: SearchSpace
@@ -45,6 +46,7 @@ class EvaluationRequest:
     device: str
     seed: int
     required: tuple[str, ...] = ()
+    keep_weights: bool = False
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ class Evaluation:
         failure: Kind of failure, ``None`` if there was none.
         failure_reason: One sentence: stage, kind and message.
         measurement: Everything that the meters recorded, raw samples included; ``None`` if none was reached.
+        weights: The trained weights as a safetensors file, if they were asked for and training came to its end.
     """
 
     metrics: Metrics
@@ -118,6 +121,7 @@ class Evaluation:
     failure: Failure | None = None
     failure_reason: str | None = None
     measurement: Measurement | None = None
+    weights: bytes | None = field(default=None, repr=False)
 
     def attributes(self) -> dict[str, Any]:
         """Return flat JSON-able attributes: every metric, ``<metric>_reason`` where it is missing, and the failure."""
@@ -199,6 +203,13 @@ def _swept() -> Iterator[None]:
             gc.unfreeze()
 
 
+def _packed(model: nn.Module) -> bytes:
+    from safetensors.torch import save
+
+    state = model.state_dict()
+    return save({name: value.detach().cpu().clone(memory_format=torch.contiguous_format) for name, value in state.items()})
+
+
 class _Way:
     """The metrics gathered so far on one candidate's way, so that a failure keeps what was measured before it."""
 
@@ -209,6 +220,7 @@ class _Way:
         self.found: dict[str, Any] = {"architecture_id": request.architecture.id}
         self.reasons: dict[str, str] = {}
         self.measurement: Measurement | None = None
+        self.weights: bytes | None = None
 
     def walk(self) -> None:
         request = self.request
@@ -253,13 +265,15 @@ class _Way:
             "train_loss": trained.train_loss,
             "train_seconds": trained.train_seconds,
         }
+        if request.keep_weights:
+            self.weights = _packed(model)
 
     def _enter(self, stage: str) -> None:
         self.stage = stage
         self.on_stage(stage)
 
     def result(self) -> Evaluation:
-        return Evaluation(Metrics(**self.found), dict(self.reasons), measurement=self.measurement)
+        return Evaluation(Metrics(**self.found), dict(self.reasons), measurement=self.measurement, weights=self.weights)
 
     def failed(self, failure: Failure, error: BaseException) -> Evaluation:
         reason = f"{self.stage}: {type(error).__name__}: {first_line(error)}"[:500]

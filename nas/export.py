@@ -123,8 +123,7 @@ def _show(done: Sequence[Exported]) -> None:
     from rich.table import Table
 
     from nas.console import make_console
-    from nas.metrics import METRICS
-    from nas.tables import show
+    from nas.metrics import METRICS, show
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for title in ("format", "size", "largest difference", "latency_ms", "eager, same minute", "ratio", "runtime"):

@@ -128,7 +128,7 @@ def export(
 
 def _content(model: nn.Module, description: Description, format: Format, plain: nn.Module) -> bytes:
     if format == "safetensors":
-        return pack(plain, description)
+        return pack(plain.state_dict(), description)
     example = _images(description, 2)
     try:
         with _silence(), tempfile.TemporaryDirectory() as scratch:

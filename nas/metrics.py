@@ -29,6 +29,12 @@ class Metric:
     meaning: str
     variant: str | None = None
 
+    @property
+    def title(self) -> str:
+        """The name with its unit, where the name does not say it."""
+        said = self.unit.lower() == self.name or self.name.endswith(f"_{self.unit.lower()}") or self.unit == self.name
+        return self.name if said else f"{self.name} ({self.unit})"
+
 
 _TABLE = (
     Metric("top1", "fraction", "maximize", "train", "validation images whose first guess is right"),
@@ -66,3 +72,24 @@ _TABLE = (
 )
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _TABLE}
+
+_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+def show(metric: Metric, value: float | int | None) -> str:
+    """Return a value with its unit, three to four significant digits, as short as a table wants it."""
+    if value is None:
+        return "–"
+    if metric.unit == "fraction":
+        return f"{100 * value:.2f} %"
+    if metric.unit == "J/image":
+        return f"{value:.3g} J" if value >= 1 else f"{1000 * value:.3g} mJ"
+    if metric.unit in ("ms", "MB", "s"):
+        return f"{value:.4g} {metric.unit}"
+    scaled, prefix = value, ""
+    for factor, name in _PREFIXES:
+        if abs(value) >= factor:
+            scaled, prefix = value / factor, f" {name}"
+            break
+    unit = {"FLOP/s": "FLOP/s", "images/s": "/s", "FLOPs": "FLOPs"}.get(metric.unit, "")
+    return f"{scaled:.3g}{prefix or (' ' if unit else '')}{unit}".strip()

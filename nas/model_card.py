@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from nas.files import write_text
-from nas.metrics import METRICS
+from nas.metrics import METRICS, show
 from nas.shipped import Description
-from nas.tables import show
 
 _SHOWN = (
     *("latency_ms", "latency_iqr_ms", "latency_graph_ms", "latency_enqueue_ms", "images_per_s", "flops_per_s"),

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 import torch
@@ -46,6 +46,7 @@ class Prepared:
     """A search that can begin.
 
     Attributes:
+        keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
     """
@@ -56,6 +57,7 @@ class Prepared:
     storage: StorageSpec
     run_dir: Path
     request_for: Callable[[Asked], EvaluationRequest]
+    keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
 
@@ -115,7 +117,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
-    def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
+    def request_for(space: SearchSpace, architecture: Architecture, keep_weights: bool = False) -> EvaluationRequest:
         return EvaluationRequest(
             space=space,
             architecture=architecture,
@@ -126,6 +128,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             device=str(device),
             seed=config.seed,
             required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
+            keep_weights=keep_weights,
         )
 
     return Prepared(
@@ -134,7 +137,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         sampler=sampler,
         storage=spec,
         run_dir=run_dir,
-        request_for=lambda asked: request_for(space, asked.architecture),
+        request_for=lambda asked: request_for(space, asked.architecture, config.checkpoints != "none"),
+        keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
     )

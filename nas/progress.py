@@ -14,10 +14,10 @@ from rich.text import Text
 
 from nas.analyse.hypervolume import normalised_hypervolume
 from nas.console import clock
-from nas.metrics import METRICS
+from nas.metrics import METRICS, show
 from nas.outcomes import Domination, Outcome, dominations
 from nas.study import Study
-from nas.tables import front_table, show, show_gains
+from nas.tables import front_table, show_gains
 
 _ROWS = 8
 

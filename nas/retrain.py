@@ -134,8 +134,7 @@ class Lines:
 def _finish(plan: Plan, metrics: Mapping[str, Any], console: Console) -> None:
     from rich.table import Table
 
-    from nas.metrics import METRICS
-    from nas.tables import show
+    from nas.metrics import METRICS, show
 
     outcome = plan.chosen.outcome
     brief = {} if outcome is None else outcome.attributes

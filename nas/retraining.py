@@ -27,7 +27,7 @@ from nas.measure.measurement import Measurement, Measuring
 from nas.measure.settings import MeasureConditions
 from nas.model_card import write_card
 from nas.runs import Run
-from nas.shipped import WEIGHTS, Description, write_model
+from nas.shipped import FAMILIES, WEIGHTS, Description, write_model
 from nas.targets import build_target
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.full import FullResult, TrainingDiverged, fit_full, resolve_full
@@ -268,7 +268,7 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
 def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measurement, metrics: dict[str, Any]) -> None:
     folder, chosen, bundle = plan.folder, plan.chosen, plan.bundle
     name = f"{plan.run.name}/{chosen.label}"
-    ours = chosen.architecture.to_dict().get("family") in ("osa", "dense", "reference")
+    ours = chosen.architecture.to_dict().get("family") in FAMILIES
     description = Description(
         name=name,
         study=plan.run.name,

@@ -2,17 +2,60 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
+from optuna.samplers import (
+    BaseSampler,
+    GridSampler,
+    NSGAIIISampler,
+    NSGAIISampler,
+    QMCSampler,
+    RandomSampler,
+    TPESampler,
+)
 from optuna.trial import FrozenTrial, TrialState
 
 MakeSampler = Callable[..., BaseSampler]
+
+_SUMMING = (TPESampler, NSGAIISampler, NSGAIIISampler, RandomSampler, QMCSampler, GridSampler)
+"""Samplers that use constraints by the sum of what is missed, or not at all."""
+
+
+class _WithoutLegacy:
+    """A study whose trials lack the constraints' older list, which is there for the dashboard alone.
+
+    It would be one more constraint to a sampler that models each.
+    """
+
+    def __init__(self, study: optuna.Study) -> None:
+        self._study = study
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._study, name)
+
+    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [_without_legacy(trial) for trial in self._study._get_trials(*args, **kwargs)]
+
+    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
+        return [_without_legacy(trial) for trial in self._study.get_trials(*args, **kwargs)]
+
+    @property
+    def trials(self) -> list[FrozenTrial]:
+        return self.get_trials()
+
+
+def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
+    if "constraints" not in trial.system_attrs:
+        return trial
+    changed = copy.copy(trial)
+    changed.system_attrs = {key: value for key, value in trial.system_attrs.items() if key != "constraints"}
+    return changed
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -42,6 +85,7 @@ class TrialSeededSampler(BaseSampler):
         self._is_qmc, self._is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
         # A sampler of a user's own may keep what it knows in memory: it is made once.
         self._is_own = not str(getattr(target, "__module__", "")).startswith("optuna.")
+        self._models_constraints = not issubclass(kind, _SUMMING)
         self.is_seeded = "seed" in inspect.signature(target).parameters
         self._current: BaseSampler | None = None
 
@@ -68,19 +112,22 @@ class TrialSeededSampler(BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See ``BaseSampler``."""
-        return self.current.infer_relative_search_space(study, trial)
+        return self.current.infer_relative_search_space(self._view(study), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """See ``BaseSampler``."""
-        return self.current.sample_relative(study, trial, search_space)
+        return self.current.sample_relative(self._view(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See ``BaseSampler``."""
-        return self.current.sample_independent(study, trial, param_name, param_distribution)
+        return self.current.sample_independent(self._view(study), trial, param_name, param_distribution)
+
+    def _view(self, study: optuna.Study) -> optuna.Study:
+        return cast(optuna.Study, _WithoutLegacy(study)) if self._models_constraints else study
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""

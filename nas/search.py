@@ -6,6 +6,8 @@ import os
 import shlex
 import shutil
 from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import EXIT_INTERRUPTED, run_command
@@ -17,11 +19,8 @@ from nas.secrets import mask_password
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
     from rich.console import Console
 
-    from nas.evaluate import Evaluation
-    from nas.outcomes import Domination, Outcome
     from nas.prepare import Prepared
-    from nas.progress import Progress
-    from nas.study import Asked, Study
+    from nas.study import Study
 
 HELP = """\
 usage: python -m nas.search conf=<study> [key=value ...]
@@ -42,6 +41,7 @@ that trade the objectives best are kept. The same command again continues the st
   measure.*                measure.batch_size, measure.precision, measure.require, ...
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
+  checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
   allow_modules            your own modules that a _target_ may name
 
 options: --help, and --cfg to print the composed configuration and stop
@@ -92,6 +92,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     from nas.interrupt import Interrupted, InterruptGate
     from nas.owner import Owner
     from nas.progress import Progress
+    from nas.recording import Recorder, annotator_of
     from nas.storage import open_storage
     from nas.study import Study, require_success
 
@@ -103,7 +104,13 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     try:
         owner = Owner(prepared.storage.owners(prepared.run_dir))
         with owner.election():  # two commands begun at once must not both make the tables
-            study = Study(open_storage(prepared.storage), prepared.plan, prepared.space, prepared.sampler, owner)
+            storage = open_storage(prepared.storage)
+            study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner)
+            annotator = annotator_of(
+                prepared.plan, prepared.run_dir, storage, partial(console.print, markup=False, soft_wrap=True)
+            )
+            annotator.describe()
+            study.before_tell = annotator.before_tell
         write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
         write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
         done = len(study.finished)
@@ -114,7 +121,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
             console.print(note, markup=False, soft_wrap=True)
         with gate.installed(), Progress(study, console) as progress:
             try:
-                engine, recorder = InlineEngine(), _Recorder(prepared, study, progress)
+                engine, recorder = InlineEngine(), Recorder(prepared, study, progress)
                 run_references(study, engine, prepared.references, recorder, gate)
                 run(study, engine, prepared.request_for, recorder, gate)
             except Interrupted:
@@ -146,64 +153,15 @@ def _refuse_shared_folder(prepared: Prepared) -> None:
         raise InputError(f"run_dir={prepared.run_dir} holds the study {there!r}: take another one for {prepared.plan.name!r}.")
 
 
-class _Recorder:
-    """Passes what happens on to the display and into the run folder."""
-
-    def __init__(self, prepared: Prepared, study: Study, progress: Progress) -> None:
-        self._prepared, self._study, self._progress = prepared, study, progress
-
-    def asked(self, asked: Asked) -> None:
-        from nas.files import write_architecture
-        from search_spaces.base import to_yaml
-
-        write_architecture(self._prepared.run_dir, asked.number, to_yaml(asked.architecture))
-
-    def stage(self, number: int, stage: str) -> None:
-        self._progress.stage(number, stage)
-
-    def evaluated(self, number: int, evaluation: Evaluation) -> None:
-        from nas.files import write_measurement
-
-        if evaluation.measurement is not None:
-            write_measurement(self._prepared.run_dir, number, evaluation.measurement.to_dict())
-
-    def told(self, trial: Outcome) -> None:
-        if self._progress.told(trial):
-            _write_front(self._prepared, self._progress.front, self._progress.dominated)
-
-    def reference_stage(self, name: str, stage: str) -> None:
-        self._progress.reference_stage(name, stage)
-
-    def reference_told(self, reference: Outcome) -> None:
-        self._progress.reference_told(reference)
-        _write_references(self._prepared, self._progress.references)
-
-
-def _write_front(prepared: Prepared, front: Sequence[Outcome], dominated: Sequence[Domination]) -> None:
-    from nas.files import write_csv
-    from nas.tables import front_columns, front_row
-
-    objectives = [metric.name for metric in prepared.plan.objectives]
-    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references or dominated))
-    write_csv(prepared.run_dir / "front.csv", columns, [front_row(network, dominated) for network in front])
-
-
-def _write_references(prepared: Prepared, references: Sequence[Outcome]) -> None:
-    from nas.files import write_csv
-    from nas.tables import front_row, reference_columns
-
-    columns = reference_columns([metric.name for metric in prepared.plan.objectives], list(prepared.plan.constraints))
-    write_csv(prepared.run_dir / "references.csv", columns, [front_row(network) for network in references])
-
-
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
     from nas.outcomes import dominations
+    from nas.recording import write_front
     from nas.tables import front_table, show_gains
 
     plan, run_dir = prepared.plan, prepared.run_dir
     front, references = study.front(), study.references
     dominated = dominations(front, references, plan.objectives)
-    _write_front(prepared, front, dominated)
+    write_front(prepared, front, dominated)
     finished = study.finished
     failed = [trial for trial in finished if trial.state == "failed"]
     console.print()
@@ -231,10 +189,18 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
         soft_wrap=True,
     )
     console.print("next:", style="bold")
-    console.print(f"  optuna-dashboard {prepared.storage.shown}", markup=False, soft_wrap=True)
+    for command in ("report", "dashboard", "retrain"):
+        pick = " pick=knee" if command == "retrain" else ""
+        console.print(f"  python -m nas.{command} {_study_key(prepared)}{pick}", markup=False, soft_wrap=True)
     again = [argument for argument in overrides if not argument.lstrip("+").startswith("study.trials=")]
     again.append(f"study.trials={plan.trials if interrupted else 2 * plan.trials}")
     console.print(f"  python -m nas.search {mask_password(shlex.join(again))}", markup=False, soft_wrap=True)
+
+
+def _study_key(prepared: Prepared) -> str:
+    """Return how the other commands are told which study is meant."""
+    usual = prepared.run_dir == Path("runs") / prepared.plan.name
+    return f"study={prepared.plan.name}" if usual else f"run_dir={shlex.quote(str(prepared.run_dir))}"
 
 
 def _help() -> str:

@@ -25,7 +25,7 @@ from search_spaces.base import SearchSpace, SpaceError
 WEIGHTS = "model.safetensors"
 _KEY = "osa-nas"
 _FORMAT = 1
-_FAMILIES = ("osa", "dense", "reference")
+FAMILIES = ("osa", "dense", "reference")
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,15 @@ def write_model(folder: Path, model: nn.Module, description: Description) -> Non
     """
     write_json(folder / "model.json", _plain(description))
     write_text(folder / "architecture.yaml", yaml.safe_dump(_plain(description)["architecture"], sort_keys=False))
-    write_bytes(folder / WEIGHTS, pack(model, description))
+    write_bytes(folder / WEIGHTS, pack(model.state_dict(), description))
 
 
-def pack(model: nn.Module, description: Description) -> bytes:
+def pack(state: Mapping[str, Tensor], description: Description) -> bytes:
     """Return the weights' file: all parameters and buffers as they are, on the CPU, with the description and a digest."""
     from safetensors.torch import save
 
     # Copies: tensors that share memory, or lie in another order, are refused.
-    state = {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in model.state_dict().items()
-    }
+    state = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
     packed = {"format": _FORMAT, "digest": _digest(state), "description": _plain(description)}
     return save(state, metadata={"format": "pt", _KEY: json.dumps(packed)})
 
@@ -167,7 +165,7 @@ def weights_file(path: Path) -> Path:
 
 def _build(path: Path, description: Description, features: Sequence[int] | None, space: SearchSpace | None) -> nn.Module:
     family = description.architecture.get("family")
-    if space is None and family not in _FAMILIES:
+    if space is None and family not in FAMILIES:
         raise InputError(
             f"{path} is of the family {family!r}, which is not ours: load it with load_model(path, space=<its space>)."
         )

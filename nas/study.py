@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,13 @@ from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
+
+BeforeTell = Callable[[optuna.Trial, bool], None]
+
+LEGACY_CONSTRAINTS = "constraints"
+"""The system attribute that Optuna's dashboard (0.21) reads to tell whether a trial is feasible; see ``Study._show_feasible``."""
+
+_INFEASIBLE = math.ulp(0.0)
 
 MOST_ATTEMPTS = 3
 """Times that a trial is begun before it is taken for the cause of its process's death."""
@@ -72,6 +79,9 @@ class Study:
         sampler: Makes the suggestions.
         owner: This process.
 
+    Attributes:
+        before_tell: Called with each trial, and whether it failed, just before it is told.
+
     Raises:
         InputError: If a study of that name was begun under other conditions.
     """
@@ -93,7 +103,7 @@ class Study:
         if found != wanted:
             raise InputError(f"study.name={plan.name} is there with other objectives ({found}): take another study.name.")
         if before is None:
-            self._study.set_metric_names([metric.name for metric in plan.objectives])
+            self._study.set_metric_names([metric.title for metric in plan.objectives])
             for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
                 self._study.set_user_attr(key, value)
             self._study.set_user_attr("constraints", dict(plan.constraints))
@@ -101,6 +111,7 @@ class Study:
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
         self._running: dict[int, optuna.Trial] = {}
         self._first = True
+        self.before_tell: BeforeTell = lambda trial, failed: None
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -243,9 +254,12 @@ class Study:
         if "outcome" not in attributes:
             trial.set_user_attr("outcome", "failed" if failed else "complete")
         known = trial.constraints
-        for name, miss in violations(attributes, self.plan.constraints).items():
+        missed = violations(attributes, self.plan.constraints)
+        for name, miss in missed.items():
             if name not in known and math.isfinite(miss):
                 trial.set_constraint(name, miss)
+        self._show_feasible(trial, missed)
+        self.before_tell(trial, failed)
         told = self._study.tell(
             trial,
             None if failed else [float(attributes[metric.name]) for metric in self.plan.objectives],
@@ -253,6 +267,20 @@ class Study:
         )
         self._storage.make_durable()
         return told
+
+    def _show_feasible(self, trial: optuna.Trial, missed: Mapping[str, float]) -> None:
+        """Write feasibility where the dashboard reads it, in a way that no sampler learns anything from.
+
+        Optuna adds this older list to ``Trial.constraints``. Its samplers sum up what is missed: the smallest number there is
+        changes no sum, yet it is above 0. ``nas.sampling`` hides it from samplers that do otherwise.
+        """
+        if any(miss > 0 for miss in missed.values()):
+            shown = _INFEASIBLE
+        elif len(missed) == len(self.plan.constraints) > 0:
+            shown = 0.0
+        else:
+            return  # nothing is asked, or a bound's metric was never known
+        self._storage.optuna.set_trial_system_attr(trial._trial_id, LEGACY_CONSTRAINTS, [shown])
 
 
 def _finite(value: Any) -> bool:

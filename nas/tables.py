@@ -7,29 +7,8 @@ from typing import Any
 
 from rich.table import Table
 
-from nas.metrics import METRICS, Metric
+from nas.metrics import METRICS, Metric, show
 from nas.outcomes import Domination, Outcome
-
-_PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
-
-
-def show(metric: Metric, value: float | int | None) -> str:
-    """Return a value with its unit, three to four significant digits, as short as a table wants it."""
-    if value is None:
-        return "–"
-    if metric.unit == "fraction":
-        return f"{100 * value:.2f} %"
-    if metric.unit == "J/image":
-        return f"{value:.3g} J" if value >= 1 else f"{1000 * value:.3g} mJ"
-    if metric.unit in ("ms", "MB", "s"):
-        return f"{value:.4g} {metric.unit}"
-    scaled, prefix = value, ""
-    for factor, name in _PREFIXES:
-        if abs(value) >= factor:
-            scaled, prefix = value / factor, f" {name}"
-            break
-    unit = {"FLOP/s": "FLOP/s", "images/s": "/s", "FLOPs": "FLOPs"}.get(metric.unit, "")
-    return f"{scaled:.3g}{prefix or (' ' if unit else '')}{unit}".strip()
 
 
 def show_gain(metric: Metric, domination: Domination) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -81,6 +82,24 @@ def test_a_restart_changes_no_suggestion(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_what_the_dashboard_reads_of_feasibility_teaches_no_sampler_anything(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(PLAN, trials=20 if name == "gp" else 40, constraints={"latency_ms": 400.0, "params": 600.0})
+    shown = Run(tmp_path / "shown", name, plan)
+    shown.go()
+    monkeypatch.setattr(Study, "_show_feasible", lambda *_: None)
+    hidden = Run(tmp_path / "hidden", name, plan)
+    hidden.go()
+    assert parameters(shown) == parameters(hidden)
+    infeasible = [any(miss > 0 for miss in trial.constraints.values()) for trial in hidden.study.trials]
+    assert 0 < sum(infeasible) < len(infeasible)
+    legacy = [trial.system_attrs["constraints"] for trial in shown.study.trials]
+    assert [value > 0 for (value,) in legacy] == infeasible
+    assert [o.number for o in shown.study.front()] == [o.number for o in hidden.study.front()]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_every_sampler_searches_and_never_replays(tmp_path: Path, name: str) -> None:
     for _ in range(2):
         run = Run(tmp_path, name)
@@ -151,7 +170,8 @@ def test_an_outcome_that_was_recorded_is_not_evaluated_again(tmp_path: Path, mon
     first = resumed.study.trials[0]
     assert first.state == TrialState.COMPLETE
     assert first.values == [first.user_attrs["top1"], first.user_attrs["latency_ms"]]
-    assert first.constraints == {"latency_ms": first.user_attrs["latency_ms"] - 500}
+    missed = first.user_attrs["latency_ms"] - 500
+    assert first.constraints == {"latency_ms": missed, "0": math.ulp(0.0) if missed > 0 else 0.0}
 
 
 def test_a_failure_keeps_its_reason_and_counts(tmp_path: Path) -> None:
@@ -303,5 +323,5 @@ def test_study_attributes(tmp_path: Path) -> None:
     loaded = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")
     assert loaded.user_attrs["objectives"] == ["top1", "latency_ms"]
     assert loaded.user_attrs["device"] == {"name": "none"}
-    assert loaded.metric_names == ["top1", "latency_ms"]
+    assert loaded.metric_names == ["top1 (fraction)", "latency_ms"]
     assert [direction.name for direction in loaded.directions] == ["MAXIMIZE", "MINIMIZE"]

@@ -9,8 +9,8 @@ import pytest
 
 from nas.console import clock
 from nas.interrupt import Interrupted, InterruptGate
-from nas.metrics import METRICS
-from nas.tables import front_columns, show
+from nas.metrics import METRICS, show
+from nas.tables import front_columns
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,7 @@ from rich.table import Table
 
 from nas.benchmarking.results import Key, Result, row
 from nas.console import clock
-from nas.metrics import METRICS
-from nas.tables import show
+from nas.metrics import METRICS, show
 
 _SHOWN = ("params", "mult_adds", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb")
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Interval, MinLen
 
@@ -53,6 +53,7 @@ class SearchConfig:
         device: ``auto``, ``cpu`` or ``cuda:N``.
         objectives: Names of metrics; each is taken in its better direction.
         constraints: Bounds on metrics: an upper one where less is better, a lower one where more is.
+        checkpoints: Which trials keep their trained weights: those on the ``front`` when they end, ``all`` or ``none``.
         references: Known networks that are trained and measured like the candidates, for comparison.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
     """
@@ -69,6 +70,7 @@ class SearchConfig:
     device: str = "auto"
     objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
     constraints: dict[str, float] = field(default_factory=dict)
+    checkpoints: Literal["front", "all", "none"] = "front"
     references: tuple[str, ...] = ()
     allow_modules: tuple[str, ...] = ()
 
@@ -83,6 +85,7 @@ SEARCH_ROOT: Plain = {
     "device": "auto",
     "objectives": list(DEFAULT_OBJECTIVES),
     "constraints": None,
+    "checkpoints": "front",
     "references": [],
     "allow_modules": [],
 }

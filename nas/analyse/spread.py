@@ -1,0 +1,48 @@
+"""How far a recorded figure may be off by chance: one standard error or half a quartile range, from what the trial recorded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+MEANING = {
+    "top1": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
+    "top5": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
+    "latency_ms": "half the interquartile range of the timed passes",
+    "images_per_s": "that of the latency",
+    "flops_per_s": "that of the latency",
+    "energy_j": "what the sensor's ticks and the spread of the windows leave open, without the sensor's bias",
+}
+"""What the spread of each metric is; others have none."""
+
+
+def spread(attributes: Mapping[str, Any], metric: str, validation_images: int | None) -> float | None:
+    """Return the spread of one metric of one network, in the metric's unit; ``None`` where none is known.
+
+    Args:
+        attributes: What the trial recorded.
+        metric: The metric's name.
+        validation_images: How many images the accuracies are shares of.
+    """
+    value = attributes.get(metric)
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return None
+    if metric in ("top1", "top5"):
+        return math.sqrt(max(0.0, value * (1 - value)) / validation_images) if validation_images else None
+    if metric == "energy_j":
+        return _number(attributes.get("energy_uncertainty_j"))
+    if metric in ("latency_ms", "images_per_s", "flops_per_s"):
+        latency, iqr = _number(attributes.get("latency_ms")), _number(attributes.get("latency_iqr_ms"))
+        return abs(value) * iqr / 2 / latency if latency and iqr is not None else None
+    return None
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def validation_images(data: Mapping[str, Any]) -> int | None:
+    """Return how many images a study's accuracies are shares of, from what it recorded of its data."""
+    found = data.get("sizes", {}).get("validation")
+    return int(found) if found else None

@@ -1,0 +1,105 @@
+"""What a search leaves in its run folder as it goes, architectures, measurements, weights, the front, and on the display."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nas.analyse.tradeoffs import minimised, violations
+from nas.annotations import Annotator, annotated
+from nas.files import write_architecture, write_bytes, write_csv, write_measurement
+from nas.outcomes import Domination, Outcome
+from nas.progress import Progress
+from nas.shipped import FAMILIES, WEIGHTS, Description, pack
+from nas.storage import Storage
+from nas.tables import front_columns, front_row, reference_columns
+from search_spaces.base import Architecture, to_yaml
+
+if TYPE_CHECKING:
+    from nas.evaluate import Evaluation
+    from nas.prepare import Prepared
+    from nas.study import Asked, Study, StudyPlan
+
+
+def annotator_of(plan: StudyPlan, run_dir: Path, storage: Storage, warn: Callable[[str], None]) -> Annotator:
+    """Return what writes the dashboard's notes for a search; the study must be in the storage."""
+    agreed = plan.conditions["device"]
+    device = str(agreed.get("name") or agreed.get("kind"))
+    return Annotator(storage, annotated(plan.name, run_dir, plan.objectives, plan.constraints, plan.record["data"], device), warn)
+
+
+class Recorder:
+    """Is told what happens in a search; see ``nas.driver.Observer`` and ``ReferenceObserver``."""
+
+    def __init__(self, prepared: Prepared, study: Study, progress: Progress) -> None:
+        self._prepared, self._study, self._progress = prepared, study, progress
+        self._asked: dict[int, Architecture] = {}
+
+    def asked(self, asked: Asked) -> None:
+        """A trial begins: write what it builds."""
+        self._asked[asked.number] = asked.architecture
+        write_architecture(self._prepared.run_dir, asked.number, to_yaml(asked.architecture))
+
+    def stage(self, number: int, stage: str) -> None:
+        """A trial entered a stage."""
+        self._progress.stage(number, stage)
+
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        """A trial was evaluated and is not told yet: write what it left."""
+        architecture = self._asked.pop(number)
+        if evaluation.measurement is not None:
+            write_measurement(self._prepared.run_dir, number, evaluation.measurement.to_dict())
+        if evaluation.weights is not None and (self._prepared.keeps == "all" or self._would_be_on_front(evaluation)):
+            self._write_weights(number, architecture, evaluation.weights)
+
+    def told(self, trial: Outcome) -> None:
+        """A trial is recorded."""
+        if self._progress.told(trial):
+            write_front(self._prepared, self._progress.front, self._progress.dominated)
+
+    def reference_stage(self, name: str, stage: str) -> None:
+        """A reference entered a stage."""
+        self._progress.reference_stage(name, stage)
+
+    def reference_told(self, reference: Outcome) -> None:
+        """A reference is recorded."""
+        self._progress.reference_told(reference)
+        plan = self._prepared.plan
+        columns = reference_columns([metric.name for metric in plan.objectives], list(plan.constraints))
+        rows = [front_row(network) for network in self._progress.references]
+        write_csv(self._prepared.run_dir / "references.csv", columns, rows)
+
+    def _would_be_on_front(self, evaluation: Evaluation) -> bool:
+        plan, attributes = self._prepared.plan, evaluation.attributes()
+        values = [attributes.get(metric.name) for metric in plan.objectives]
+        if evaluation.failure or None in values or any(m > 0 for m in violations(attributes, plan.constraints).values()):
+            return False
+        mine = minimised([Outcome("", None, "complete", attributes)], plan.objectives)
+        front = self._study.minimised(self._progress.front)
+        return not bool(((front <= mine).all(axis=1) & (front < mine).any(axis=1)).any())
+
+    def _write_weights(self, number: int, architecture: Architecture, weights: bytes) -> None:
+        from safetensors.torch import load
+
+        plan, data = self._prepared.plan, self._prepared.plan.record["data"]
+        plain = architecture.to_dict()
+        description = Description(
+            name=f"{plan.name}/{number}",
+            study=plan.name,
+            trial=number,
+            architecture=plain,
+            space=None if plain.get("family") in FAMILIES else dict(plan.record["config"]["space"]),
+            input_shape=tuple(data["input_shape"]),
+            classes=tuple(data["classes"]),
+            mean=tuple(data["mean"]),
+            std=tuple(data["std"]),
+        )
+        write_bytes(self._prepared.run_dir / "trials" / str(number) / WEIGHTS, pack(load(weights), description))
+
+
+def write_front(prepared: Prepared, front: Sequence[Outcome], dominated: Sequence[Domination]) -> None:
+    """Write ``front.csv``."""
+    objectives = [metric.name for metric in prepared.plan.objectives]
+    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references or dominated))
+    write_csv(prepared.run_dir / "front.csv", columns, [front_row(network, dominated) for network in front])
