@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -65,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
             told = f"host={config.host}: whoever reaches this machine can read and change the study; there is no password"
             console.print(told, markup=False, soft_wrap=True)
         console.print(f"dashboard of {run.name}: [bold]{address}[/]   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        sys.stdout.flush()  # whoever reads this through a pipe waits for the address
 
     try:
         serve(wsgi(storage.optuna, artifact_store=store), config.host, config.port, ready)

@@ -32,7 +32,7 @@ class Metric:
     @property
     def title(self) -> str:
         """The name with its unit, where the name does not say it."""
-        said = self.unit.lower() == self.name or self.name.endswith(f"_{self.unit.lower()}") or self.unit == self.name
+        said = self.name in ("params", "mult_adds", "flops") or self.name.endswith(f"_{self.unit.lower()}")
         return self.name if said else f"{self.name} ({self.unit})"
 
 
