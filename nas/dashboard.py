@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
     from nas.annotations import ARTIFACTS
     from nas.console import make_console
     from nas.runs import read_run
-    from nas.serving import serve
+    from nas.serving import KeptAnswers, serve
     from nas.storage import open_storage
 
     console = make_console()
@@ -59,17 +59,26 @@ def main(arguments: Sequence[str]) -> int:
     artifacts = run.folder / ARTIFACTS
     store = FileSystemArtifactStore(artifacts) if artifacts.is_dir() else None
 
+    application = wsgi(storage.optuna, artifact_store=store)
+    number = storage.optuna.get_study_id_from_name(run.name)
+    if run.storage.file is not None and not run.storage.is_journal:
+        application = KeptAnswers(application, run.storage.file)
+        with console.status("making the first page"):
+            first = {"REQUEST_METHOD": "GET", "PATH_INFO": f"/api/studies/{number}", "QUERY_STRING": ""}
+            application(first, lambda *_: None)
+
     def ready(address: str) -> None:
         same = ["optuna-dashboard", run.storage.shown, *(["--artifact-dir", str(artifacts)] if store else [])]
         console.print(f"the same without this command: {shlex.join(same)}", markup=False, soft_wrap=True)
         if config.host not in ("127.0.0.1", "localhost", "::1"):
             told = f"host={config.host}: whoever reaches this machine can read and change the study; there is no password"
             console.print(told, markup=False, soft_wrap=True)
-        console.print(f"dashboard of {run.name}: [bold]{address}[/]   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
+        page = f"{address}/dashboard/studies/{number}"
+        console.print(f"dashboard of {run.name}: [bold]{page}[/]   (Ctrl-C ends it)", soft_wrap=True, highlight=False)
         sys.stdout.flush()  # whoever reads this through a pipe waits for the address
 
     try:
-        serve(wsgi(storage.optuna, artifact_store=store), config.host, config.port, ready)
+        serve(application, config.host, config.port, ready)
     except OSError as error:
         raise InputError(
             f"port={config.port} of {config.host} cannot be used ({error.strerror or error}): set another port, or port=0."

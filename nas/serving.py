@@ -1,22 +1,79 @@
-"""A WSGI application on an address of this machine until Ctrl-C."""
+"""A WSGI application on an address of this machine until Ctrl-C; answers that take long to make are kept while they are true."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import re
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from socketserver import ThreadingMixIn
+from threading import Lock
 from typing import Any
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+Stamp = tuple[tuple[int, int], ...]
 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
-    # On Unix this would take over a port in the moment after its server ended, never one in use.
-    allow_reuse_address = True
 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
         """Print no line per request."""
+
+
+class KeptAnswers:
+    """Keeps the dashboard's answer about a study for as long as the study's file does not change.
+
+    optuna-dashboard makes it anew for each page, in a time that grows with the square of the number of trials.
+
+    Args:
+        application: optuna-dashboard, by the WSGI.
+        file: The study's SQLite database.
+    """
+
+    # Of trials that it has read optuna-dashboard itself looks for news every 10 seconds.
+    _SETTLED_SECONDS = 15.0
+    _KEPT = re.compile(r"/api/studies/\d+")
+    # The page asks again for what came after the trials that it has: kept, those answers would pile up.
+    _MOST = 4
+
+    def __init__(self, application: Any, file: Path) -> None:
+        self._application, self._file = application, file
+        self._locks: defaultdict[str, Lock] = defaultdict(Lock)
+        self._answers: dict[str, tuple[Stamp, str, list[tuple[str, str]], bytes]] = {}
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request."""
+        path = environ.get("PATH_INFO", "")
+        if environ.get("REQUEST_METHOD") != "GET" or not self._KEPT.fullmatch(path):
+            answer: Iterable[bytes] = self._application(environ, start_response)
+            return answer
+        key = f"{path}?{environ.get('QUERY_STRING') or 'after=0'}"
+        with self._locks[key]:
+            stamp, newest = self._stamp()
+            kept = self._answers.get(key)
+            if kept is None or kept[0] != stamp:
+                began: list[Any] = []
+                body = b"".join(self._application(environ, lambda status, headers, *_: began.extend((status, headers))))
+                kept = (stamp, began[0], began[1], body)
+                settled = not self._answers or time.time() - newest > self._SETTLED_SECONDS
+                if settled and (key in self._answers or len(self._answers) < self._MOST):
+                    self._answers[key] = kept
+        start_response(kept[1], kept[2])
+        return [kept[3]]
+
+    def _stamp(self) -> tuple[Stamp, float]:
+        """Return what changes when the database does, and when that was last, in seconds since 1970."""
+        found = []
+        for path in (self._file, Path(f"{self._file}-wal")):
+            if os.path.exists(path):
+                known = path.stat()
+                found.append((known.st_mtime_ns, known.st_size))
+        return tuple(found), max((moment / 1e9 for moment, _ in found), default=0.0)
 
 
 def serve(application: Any, host: str, port: int, ready: Callable[[str], None]) -> None:
@@ -26,12 +83,11 @@ def serve(application: Any, host: str, port: int, ready: Callable[[str], None]) 
         application: By the WSGI.
         host: Address to listen on.
         port: Port; 0 for a free one.
-        ready: Is given the address as soon as connections are taken.
+        ready: Is given the address, without a path, as soon as connections are taken.
 
     Raises:
         OSError: The address cannot be had.
     """
     with make_server(host, port, application, server_class=_Server, handler_class=_Quiet) as server:
-        shown = f"[{host}]" if ":" in host else host
-        ready(f"http://{shown}:{server.server_port}/dashboard/")
+        ready(f"http://{host}:{server.server_port}")
         server.serve_forever()

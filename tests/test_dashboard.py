@@ -52,8 +52,8 @@ def served(searched: Path) -> Iterator[str]:
         said = ""
         for line in server.stdout:
             said += line
-            if found := re.search(r"http://127\.0\.0\.1:\d+/dashboard/", line):
-                yield found[0]
+            if found := re.search(r"(http://127\.0\.0\.1:\d+/dashboard/)studies/1", line):
+                yield found[1]
                 break
         server.terminate()
         assert "http://" in said, said

@@ -7,19 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 import plotly.graph_objects as go
 
-from nas.analyse.front import Array, non_dominated
+from nas.analyse.front import Array
 from nas.analyse.hypervolume import hypervolume
 from nas.analyse.scene import Figure
 from nas.analyse.study.layout import PALETTE, finish, rounded
 from nas.analyse.study.population import Population
 from nas.analyse.tradeoffs import minimised
 
-_MOST_POINTS = 100
-
 
 @dataclass(frozen=True)
 class Course:
-    """The hypervolume after some of the trials.
+    """The hypervolume after each trial that changed it.
 
     Attributes:
         trials: How many had ended, shape (n,).
@@ -48,27 +46,23 @@ def course(population: Population) -> Course | None:
         return None
     scaled = (values - best) / (worst - best)
     reference = np.ones(values.shape[1])
-    # The front changes with few of the trials; a curve of some hundred points shows as much as one of thousands.
-    changes = [count for count in range(1, len(scaled) + 1) if _enters(scaled, count)]
-    chosen = [changes[index] for index in np.unique(np.linspace(0, len(changes) - 1, _MOST_POINTS).round().astype(int))]
     seconds, pauses = _working_seconds([(o.started_at, o.ended_at) for o in ended])
     at, times, shares = [], [], []
-    for count in chosen:
-        place = places[count - 1]
-        front = scaled[:count][non_dominated(scaled[:count])]
+    front, share = scaled[:0], 0.0
+    for place, new in zip(places, scaled, strict=True):
+        if (front <= new).all(axis=1).any():
+            continue
+        # What the point adds: its own box without what the front covers of it (While et al. 2012, doi:10.1109/TEVC.2010.2077298).
+        share += float(np.prod(reference - new)) - hypervolume(np.maximum(front, new), reference)
+        front = np.concatenate([front[~(new <= front).all(axis=1)], new[None]])
         at.append(place)
         times.append(seconds[place - 1])
-        shares.append(hypervolume(front, reference))
+        shares.append(share)
     if at[-1] != len(ended):
         at.append(len(ended))
         times.append(seconds[-1])
         shares.append(shares[-1])
     return Course(np.array(at, dtype=float), np.array(times, dtype=float), np.array(shares), pauses)
-
-
-def _enters(values: Array, count: int) -> bool:
-    new, before = values[count - 1], values[: count - 1]
-    return not bool((before <= new).all(axis=1).any())
 
 
 def _working_seconds(spans: list[tuple[float | None, float | None]]) -> tuple[list[float], int]:
