@@ -15,19 +15,15 @@ from nas.analyse.columns import COLUMNS, digits, scaled
 from nas.analyse.figures import by_precision, figures
 from nas.analyse.judging import Claim, Verdict
 from nas.analyse.rows import Row, batch_size, batch_sizes, measured, named, number, precisions, why_missing
-from nas.analyse.scene import Figure
 from nas.page import (
-    Absent,
     Block,
     Card,
     Cards,
     Cell,
-    Chart,
     Choice,
     Column,
     Facts,
     Items,
-    Key,
     Page,
     Section,
     Table,
@@ -35,6 +31,7 @@ from nas.page import (
     Tone,
     write_page,
 )
+from nas.page_figures import chart, facts, word
 
 _TONES: dict[Verdict, Tone] = {"holds": "good", "tie": "even", "does not hold": "bad", "cannot be said": "unknown"}
 _TEXTS = {
@@ -77,7 +74,7 @@ def write_benchmark_page(
 
 def benchmark_page(rows: Sequence[Row], device: Mapping[str, Any], title: str, caveats: Sequence[str] = ()) -> Page:
     """Return the page that ``write_benchmark_page`` writes."""
-    told = list(_facts(device))
+    told = list(facts(device))
     values = dict(reversed(told))
     kinds = precisions(rows)
     judged = {kind: [*claims.judge(rows, kind, values.get("kind")), *findings.judge(rows, kind)] for kind in kinds}
@@ -87,7 +84,7 @@ def benchmark_page(rows: Sequence[Row], device: Mapping[str, Any], title: str, c
     if kinds:
         all_figures = (
             Text("A click on a family hides or shows it in all figures; a point tells its numbers when pointed at or touched."),
-            Choice("precision", {kind: tuple(_chart(figure) for figure in drawn[kind]) for kind in kinds}),
+            Choice("precision", {kind: tuple(chart(figure) for figure in drawn[kind]) for kind in kinds}),
         )
     return Page(
         title,
@@ -98,7 +95,7 @@ def benchmark_page(rows: Sequence[Row], device: Mapping[str, Any], title: str, c
             ),
             Section("figures", "Figures", all_figures),
             Section("table", "All rows", _table_blocks(rows)),
-            Section("conditions", "Conditions", (Facts(tuple((_word(key), value) for key, value in told)),)),
+            Section("conditions", "Conditions", (Facts(tuple((word(key), value) for key, value in told)),)),
             Section("caveats", "Caveats", (Items(tuple(dict.fromkeys([*caveats, *_caveats(rows)]))),)),
         ),
     )
@@ -138,17 +135,6 @@ def _card(claim: Claim) -> Card:
     if claim.verdict == "cannot be said" and all(part.ratio is None for part in claim.by_batch):
         strip = ()
     return Card(claim.statement, claim.verdict, _TONES[claim.verdict], lines, "By batch", strip)
-
-
-def _chart(figure: Figure) -> Block:
-    if figure.plot is None:
-        return Absent(figure.title, figure.reason or "no data")
-    families = [
-        Key(family.name, family.colour, family.symbol if figure.symbols else "patch", group=family.name)
-        for family in figure.families
-    ]
-    signs = [Key(sign.label, symbol=sign.symbol, diameter=sign.diameter) for sign in figure.signs]
-    return Chart(figure.title, figure.plot.to_plotly_json(), (*families, *signs), figure.note, figure.wide)
 
 
 def _table_blocks(rows: Sequence[Row]) -> tuple[Block, ...]:
@@ -230,22 +216,3 @@ def _caveats(rows: Iterable[Row]) -> list[str]:
             "Each network takes its own input size, so figures per image are not per equal image; the table names the sizes."
         )
     return told
-
-
-def _facts(data: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
-    """Flatten plain data of any depth to terms and values, without what is not known."""
-    for key, value in data.items():
-        if isinstance(value, Mapping):
-            yield from _facts(value)
-        elif isinstance(value, (list, tuple)):
-            if value:
-                yield key, ", ".join(map(str, value))
-        elif value is not None:
-            yield key, str(value)
-
-
-def _word(key: str) -> str:
-    """Return a field's name as a term: ``memory_mb`` as ``memory (MB)``."""
-    name, _, unit = key.rpartition("_")
-    units = {"mb": "MB", "w": "W", "mhz": "MHz", "c": "°C", "ms": "ms", "s": "s", "j": "J"}
-    return f"{name.replace('_', ' ')} ({units[unit]})" if name and unit in units else key.replace("_", " ")

@@ -23,7 +23,7 @@ class BlockCost:
 
     Attributes:
         name: Such as ``stage 2``.
-        output_shape: Of its last layer, without the batch.
+        output_shape: Of its last layer, without the batch; attention's pooled ones do not count.
         layers: What it consists of, such as ``10 x conv 3x3 (43)``.
         modules: How many modules a stage has, ``None`` where that is not known.
         params: Of its convolutions and linear layers.
@@ -53,7 +53,9 @@ def _block(name: str, members: Sequence[LayerCost]) -> BlockCost:
     modules = {layer.name.split(".")[2] for layer in members if name.startswith("stage ") and layer.name.count(".") > 2}
     return BlockCost(
         name=name,
-        output_shape=members[-1].output_shape,
+        output_shape=next(
+            (m.output_shape for m in reversed(members) if math.prod(m.output_shape[1:]) > 1), members[-1].output_shape
+        ),
         layers=tuple(f"{count} × {what}" if count > 1 else what for what, count in counted.items()),
         modules=len(modules) or None,
         params=sum(layer.params for layer in members),

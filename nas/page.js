@@ -137,6 +137,7 @@
     return Plotly.newPlot(plot, data, { ...layout, dragmode }, config).then(refine).then(() => {
       plot.refine = refine;
       plot.on("plotly_relayout", refine);
+      followIn(plot);
       plot.fitTo = (to) => {
         if (!to || to === width) return Promise.resolve();
         width = to;
@@ -144,6 +145,136 @@
         return Plotly.redraw(plot).then(refine);
       };
       new ResizeObserver(() => plot.fitTo(plot.clientWidth)).observe(plot);
+    });
+  }
+
+  // Parallel coordinates, without WebGL: lines on a canvas, axes and brushes in SVG above it.
+  const kept = new Map();
+  const SVG = "http://www.w3.org/2000/svg";
+  const make = (name, attributes, parent, text = "") => {
+    const node = document.createElementNS(SVG, name);
+    for (const [key, value] of Object.entries(attributes)) node.setAttribute(key, value);
+    node.textContent = text;
+    return parent.appendChild(node);
+  };
+  function parallel(root) {
+    const { link, names, colours, axes } = JSON.parse(root.querySelector("script").textContent);
+    const top = 96, height = 330, left = 46, right = 64, ranges = new Map();
+    const canvas = document.createElement("canvas"), tip = Object.assign(document.createElement("div"), { className: "tip" });
+    const svg = document.createElementNS(SVG, "svg");
+    root.replaceChildren(canvas, svg, tip);
+    let at = [], width = 0, pointed = -1;
+    const y = (place) => top + (1 - place) * height;
+    const inside = (index) => [...ranges].every(([axis, [from, to]]) => {
+      const place = axes[axis].places[index];
+      return place !== null && place >= from - 1e-9 && place <= to + 1e-9;
+    });
+    const line = (pen, index) => {
+      let open = false;
+      pen.beginPath();
+      axes.forEach(({ places }, axis) => {
+        const place = places[index];
+        if (place === null) open = false;
+        else if (open) pen.lineTo(at[axis], y(place));
+        else { pen.moveTo(at[axis], y(place)); open = true; }
+      });
+      pen.stroke();
+    };
+    function paint() {
+      const sharp = devicePixelRatio || 1, all = top + height + 14;
+      Object.assign(canvas, { width: width * sharp, height: all * sharp });
+      Object.assign(canvas.style, { width: `${width}px`, height: `${all}px` });
+      const pen = canvas.getContext("2d");
+      pen.scale(sharp, sharp);
+      const strength = Math.max(0.25, Math.min(0.85, 40 / names.length + 0.2));
+      for (const chosen of [false, true]) {
+        names.forEach((_, index) => {
+          if (inside(index) !== chosen) return;
+          [pen.strokeStyle, pen.globalAlpha, pen.lineWidth] = chosen ? [colours[index], strength, 1.3] : ["#dddddd", 0.25, 1];
+          line(pen, index);
+        });
+      }
+      if (pointed >= 0) {
+        [pen.strokeStyle, pen.globalAlpha, pen.lineWidth] = ["#000000", 1, 2.2];
+        line(pen, pointed);
+      }
+    }
+    function frame() {
+      width = Math.max(root.clientWidth, 92 * axes.length);
+      at = axes.map((_, axis) => left + axis * (width - left - right) / Math.max(1, axes.length - 1));
+      svg.replaceChildren();
+      Object.entries({ width, height: top + height + 14 }).forEach(([key, value]) => svg.setAttribute(key, value));
+      axes.forEach(({ label, ticks }, axis) => {
+        const group = make("g", { transform: `translate(${at[axis]},0)` }, svg);
+        make("line", { y1: top, y2: top + height, stroke: "#777" }, group);
+        make("text", { x: 0, y: 0, transform: `translate(-6,${top - 12}) rotate(-24)`, "font-size": 11.5 }, group, label);
+        for (const [place, text] of ticks) make("text", { x: 5, y: y(place) + 4, "font-size": 10.5, class: "tick" }, group, text);
+        const shown = make("rect", { x: -7, width: 14, y: top, height: 0, fill: "#0b57a4", opacity: 0.25 }, group);
+        const area = make("rect", { x: -16, width: 32, y: top - 6, height: height + 12, fill: "transparent", class: "brush" }, group);
+        const mark = () => {
+          const [from, to] = ranges.get(axis) || [0, 0];
+          shown.setAttribute("y", y(to));
+          shown.setAttribute("height", (to - from) * height);
+        };
+        mark();
+        let start = null;
+        const place = (event) => Math.min(1, Math.max(0, 1 - (event.clientY - svg.getBoundingClientRect().top - top) / height));
+        const brush = (event) => {
+          const now = place(event);
+          if (Math.abs(now - start) * height < 4) ranges.delete(axis);
+          else ranges.set(axis, [Math.min(start, now), Math.max(start, now)]);
+          mark();
+          paint();
+        };
+        area.addEventListener("pointerdown", (event) => {
+          start = place(event);
+          if (event.isTrusted) area.setPointerCapture(event.pointerId);
+          event.preventDefault();
+        });
+        area.addEventListener("pointermove", (event) => start !== null && brush(event));
+        area.addEventListener("pointerup", (event) => {
+          if (start === null) return;
+          brush(event);
+          start = null;
+          tell(link, ranges.size ? new Set(names.filter((_, index) => inside(index))) : null);
+        });
+      });
+      paint();
+    }
+    svg.addEventListener("pointermove", (event) => {
+      const box = svg.getBoundingClientRect(), x = event.clientX - box.left, height_ = event.clientY - box.top;
+      let axis = at.findIndex((value) => value > x) - 1;
+      if (axis < 0) axis = at.length - 2;
+      let best = 9;
+      const before = pointed;
+      pointed = -1;
+      names.forEach((_, index) => {
+        const a = axes[axis].places[index], b = axes[axis + 1] && axes[axis + 1].places[index];
+        if (!inside(index) || a === null || b === null || b === undefined) return;
+        const share = (x - at[axis]) / (at[axis + 1] - at[axis]), off = Math.abs(y(a + (b - a) * share) - height_);
+        if (off < best) [best, pointed] = [off, index];
+      });
+      tip.hidden = pointed < 0;
+      if (pointed >= 0) Object.assign(tip.style, { left: `${x + 12}px`, top: `${height_ + 12}px` });
+      tip.textContent = pointed < 0 ? "" : `trial ${names[pointed]}`;
+      if (before !== pointed) paint();
+    });
+    svg.addEventListener("pointerleave", () => { pointed = -1; tip.hidden = true; paint(); });
+    frame();
+    new ResizeObserver(() => Math.max(root.clientWidth, 92 * axes.length) !== width && frame()).observe(root);
+  }
+  function tell(link, names) {
+    kept.set(link, names);
+    for (const plot of all(".plot[data-drawn]")) followIn(plot);
+    for (const table of all(".table[data-link]")) table.filter();
+  }
+  function followIn(plot) {
+    (plot.data || []).forEach((trace, index) => {
+      const link = trace.meta && trace.meta.link;
+      if (!kept.has(link)) return;
+      const names = kept.get(link);
+      const selected = names && trace.customdata.flatMap((name, at) => (names.has(name) ? [at] : []));
+      Plotly.restyle(plot, { selectedpoints: [selected] }, [index]);
     });
   }
 
@@ -167,7 +298,7 @@
   }
 
   function choose(name, option) {
-    for (const button of all("nav button[data-choice]"))
+    for (const button of all("button[data-choice]"))
       if (button.dataset.choice === name) button.setAttribute("aria-pressed", button.dataset.option === option);
     for (const block of all(".option"))
       if (block.dataset.choice === name) block.hidden = block.dataset.option !== option;
@@ -190,11 +321,12 @@
       return [{ index, select }];
     });
     const filter = () => {
+      const names = kept.get(table.dataset.link);
       const words = search.value.toLowerCase().split(/\s+/).filter(Boolean);
       let shown = 0;
       for (const row of rows) {
         const text = row.textContent.toLowerCase();
-        row.hidden = !words.every((word) => text.includes(word)) ||
+        row.hidden = !words.every((word) => text.includes(word)) || Boolean(names && !names.has(row.dataset.key)) ||
           picks.some(({ index, select }) => select.value && row.cells[index].textContent !== select.value);
         shown += !row.hidden;
       }
@@ -218,6 +350,7 @@
     for (const cell of all("td", table)) if (cell.textContent.length > 40) cell.title = cell.textContent;
     bar.append(search, ...picks.map(({ select }) => select), count);
     bar.addEventListener("input", filter);
+    table.filter = filter;
     filter();
   }
 
@@ -231,5 +364,6 @@
   addEventListener("beforeprint", () => all(".plot[data-drawn]").forEach((plot) => plot.fitTo && plot.fitTo(PAPER)));
   addEventListener("afterprint", () => all(".plot[data-drawn]").forEach((plot) => plot.fitTo && plot.fitTo(plot.clientWidth)));
   all(".table").forEach(tools);
+  all(".parallel").forEach(parallel);
   drawShown();
 })();

@@ -54,9 +54,10 @@ class Items:
 
 @dataclass(frozen=True)
 class Facts:
-    """Terms with what they are, such as a device's name and memory."""
+    """Terms with what they are, such as a device's name and memory; ``half`` stands beside a narrow figure."""
 
     facts: tuple[tuple[str, str], ...]
+    half: bool = False
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Chart:
     """A Plotly figure as plain data (``data`` and ``layout``) with its title, its key and a note under it.
 
     A trace with ``meta.labels`` of ``around`` or ``end`` gets the names in its ``customdata`` written beside its points
-    wherever there is room, the least ``meta.priority`` first.
+    wherever there is room, the least ``meta.priority`` first; ``meta.link`` ties its points to a `Parallel`.
     """
 
     title: str
@@ -109,6 +110,44 @@ class Chart:
     key: tuple[Key, ...] = ()
     note: str = ""
     wide: bool = True
+
+
+@dataclass(frozen=True)
+class ParallelAxis:
+    """One axis of parallel coordinates.
+
+    Attributes:
+        places: Of each line, 0 (foot) to 1 (top); ``None`` leaves a gap.
+        ticks: Places with what is written there.
+    """
+
+    label: str
+    places: tuple[float | None, ...]
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Parallel:
+    """Parallel coordinates, one line per name; a range kept on an axis by brushing keeps the same names elsewhere on the page.
+
+    Attributes:
+        link: Points whose trace has this ``meta.link`` follow by their ``customdata``, rows of a table with it by its ``keys``.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    axes: tuple[ParallelAxis, ...]
+    link: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A drawing as SVG text, which our own code made."""
+
+    title: str
+    svg: str
 
 
 @dataclass(frozen=True)
@@ -138,22 +177,36 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table that can be sorted by each column and searched; rows in ``faint`` are those that hold no result."""
+    """A table that can be sorted by each column and searched; rows in ``faint`` are those that hold no result.
+
+    Attributes:
+        link: Rows follow a brush over a `Parallel` of the same link.
+        keys: With ``link``: each row's name there.
+        compact: As wide as its content, without search.
+    """
 
     columns: tuple[Column, ...]
     rows: tuple[tuple[Cell, ...], ...]
     faint: frozenset[int] = frozenset()
+    link: str | None = None
+    keys: tuple[str, ...] = ()
+    compact: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Blocks of which one option at a time is shown; the page has one switch for all choices of the same name."""
+    """Blocks of which one option at a time is shown; the page has one switch for all choices of the same name.
+
+    Attributes:
+        inline: The switch stands above the blocks, not in the menu.
+    """
 
     name: str
     options: Mapping[str, tuple[Block, ...]]
+    inline: bool = False
 
 
-Block: TypeAlias = Text | Items | Facts | Cards | Chart | Absent | Table | Choice
+Block: TypeAlias = Text | Items | Facts | Cards | Chart | Parallel | Drawing | Absent | Table | Choice
 
 
 @dataclass(frozen=True)
@@ -219,7 +272,7 @@ def _menu(sections: Sequence[Section]) -> str:
     choices: dict[str, list[str]] = {}
     for section in sections:
         for block in section.blocks:
-            if isinstance(block, Choice):
+            if isinstance(block, Choice) and not block.inline:
                 known = choices.setdefault(block.name, [])
                 known += [option for option in block.options if option not in known]
     switches = "".join(_switch(name, options) for name, options in choices.items() if len(options) > 1)
@@ -260,7 +313,8 @@ def _(block: Items) -> str:
 
 @_html.register
 def _(block: Facts) -> str:
-    return f"<dl>{''.join(f'<div><dt>{escape(term)}</dt><dd>{escape(told)}</dd></div>' for term, told in block.facts)}</dl>"
+    kind = " class=half" if block.half else ""
+    return f"<dl{kind}>{''.join(f'<div><dt>{escape(term)}</dt><dd>{escape(told)}</dd></div>' for term, told in block.facts)}</dl>"
 
 
 @_html.register
@@ -300,6 +354,22 @@ def _key(entry: Key) -> str:
 
 
 @_html.register
+def _(block: Parallel) -> str:
+    axes = [{"label": axis.label, "places": axis.places, "ticks": axis.ticks} for axis in block.axes]
+    data = {"link": block.link, "names": block.names, "colours": block.colours, "axes": axes}
+    return (
+        f"<figure><h3>{escape(block.title)}</h3>"
+        f"<div class=parallel><script type=application/json>{_json(data)}</script></div>"
+        f"<p class=small>{escape(block.note)}</p></figure>"
+    )
+
+
+@_html.register
+def _(block: Drawing) -> str:
+    return f"<figure class='half drawing'><h3>{escape(block.title)}</h3>{block.svg}</figure>"
+
+
+@_html.register
 def _(block: Absent) -> str:
     return f"<p class=absent><b>{escape(block.title)}</b> is not drawn: {escape(block.reason.rstrip('.'))}.</p>"
 
@@ -312,13 +382,18 @@ def _(block: Table) -> str:
         for column in block.columns
     )
     body = "".join(
-        f"<tr{' class=faint' if index in block.faint else ''}>{_cells(row, block.columns)}</tr>"
+        f"<tr{' class=faint' if index in block.faint else ''}{_key_of(block, index)}>{_cells(row, block.columns)}</tr>"
         for index, row in enumerate(block.rows)
     )
+    link = f' data-link="{escape(block.link)}"' if block.link else ""
     return (
-        "<div class=table><div class=tools></div>"
+        f"<div class='table{' compact' if block.compact else ''}'{link}><div class=tools></div>"
         f"<div class=scroll tabindex=0><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )
+
+
+def _key_of(table: Table, row: int) -> str:
+    return f' data-key="{escape(table.keys[row])}"' if table.keys else ""
 
 
 def _cells(cells: Sequence[Cell], columns: Sequence[Column]) -> str:
@@ -336,7 +411,8 @@ def _(block: Choice) -> str:
         f"{_blocks(blocks)}</div>"
         for index, (option, blocks) in enumerate(block.options.items())
     )
-    return f"<div class=choice>{options}</div>"
+    switch = _switch(block.name, list(block.options)) if block.inline and len(block.options) > 1 else ""
+    return f"<div class=choice>{switch}{options}</div>"
 
 
 def _json(data: Mapping[str, Any]) -> str:

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.analyse.tradeoffs import minimised, violations
 from nas.annotations import Annotator, annotated
 from nas.files import write_architecture, write_bytes, write_csv, write_measurement
-from nas.outcomes import Domination, Outcome
+from nas.outcomes import Outcome
 from nas.progress import Progress
 from nas.shipped import FAMILIES, WEIGHTS, Description, pack
 from nas.storage import Storage
-from nas.tables import front_columns, front_row, reference_columns
+from nas.tables import front_row, reference_columns, write_front
 from search_spaces.base import Architecture, to_yaml
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ class Recorder:
     def told(self, trial: Outcome) -> None:
         """A trial is recorded."""
         if self._progress.told(trial):
-            write_front(self._prepared, self._progress.front, self._progress.dominated)
+            self._write_front()
+
+    def _write_front(self) -> None:
+        plan, found = self._prepared.plan, self._progress
+        path = self._prepared.run_dir / "front.csv"
+        write_front(path, found.front, plan.objectives, plan.constraints, found.dominated, bool(self._prepared.references))
 
     def reference_stage(self, name: str, stage: str) -> None:
         """A reference entered a stage."""
@@ -96,10 +101,3 @@ class Recorder:
             std=tuple(data["std"]),
         )
         write_bytes(self._prepared.run_dir / "trials" / str(number) / WEIGHTS, pack(load(weights), description))
-
-
-def write_front(prepared: Prepared, front: Sequence[Outcome], dominated: Sequence[Domination]) -> None:
-    """Write ``front.csv``."""
-    objectives = [metric.name for metric in prepared.plan.objectives]
-    columns = front_columns(objectives, list(prepared.plan.constraints), bool(prepared.references or dominated))
-    write_csv(prepared.run_dir / "front.csv", columns, [front_row(network, dominated) for network in front])

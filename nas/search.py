@@ -155,13 +155,12 @@ def _refuse_shared_folder(prepared: Prepared) -> None:
 
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
     from nas.outcomes import dominations
-    from nas.recording import write_front
-    from nas.tables import front_table, show_gains
+    from nas.tables import front_table, show_gains, write_front
 
     plan, run_dir = prepared.plan, prepared.run_dir
     front, references = study.front(), study.references
     dominated = dominations(front, references, plan.objectives)
-    write_front(prepared, front, dominated)
+    write_front(run_dir / "front.csv", front, plan.objectives, plan.constraints, dominated, bool(prepared.references))
     finished = study.finished
     failed = [trial for trial in finished if trial.state == "failed"]
     console.print()

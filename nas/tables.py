@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.table import Table
 
+from nas.files import write_csv
 from nas.metrics import METRICS, Metric, show
 from nas.outcomes import Domination, Outcome
 
@@ -43,6 +45,19 @@ def front_row(network: Outcome, dominated: Sequence[Domination] = ()) -> dict[st
         "dominates": ";".join(domination.reference.name for domination in mine),
         "dominates_by": "; ".join(f"{domination.reference.name}: {show_gains(domination)}" for domination in mine),
     }
+
+
+def write_front(
+    path: Path,
+    front: Sequence[Outcome],
+    objectives: Sequence[Metric],
+    constraints: Mapping[str, float],
+    dominated: Sequence[Domination],
+    references: bool,
+) -> None:
+    """Write ``front.csv``; ``references`` says whether the study has some, even if none is dominated."""
+    columns = front_columns([metric.name for metric in objectives], list(constraints), references or bool(dominated))
+    write_csv(path, columns, [front_row(network, dominated) for network in front])
 
 
 def reference_columns(objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,12 @@ class StudyKeys:
     study: str | None = None
     run_dir: str | None = None
     storage: str | None = None
+
+    @property
+    def told(self) -> str:
+        """The keys as another command takes them; a password in ``storage`` is left for the user to give again."""
+        given = (("study", self.study), ("run_dir", self.run_dir))
+        return " ".join(shlex.quote(f"{key}={value}") for key, value in given if value is not None)
 
 
 def reject_unknown(prefix: str, values: Mapping[str, Any], known: set[str]) -> None:

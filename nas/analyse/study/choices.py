@@ -240,8 +240,8 @@ def effect_figure(found: Importance | str, objective: Metric) -> Figure:
             figure.add_hline(y=place - 0.5, line={"color": "#cccccc", "width": 1})
     finish(figure, title(objective), "", 90 + 19 * len(rows), yaxis=named_rows(names))
     note = (
-        "Dot: what the forest expects if every trial had this value and were otherwise as it is. Tick and band: median and middle "
-        "half of the trials that have it; an adaptive sampler tries good values together, so these mix with other choices."
+        "Dot: what the forest expects if every trial had this value and were otherwise as it is. Tick and band: median and "
+        "middle half of the trials that have it; an adaptive sampler tries good values together, so these mix with other choices."
     )
     return Figure(heading, figure, note=note, wide=False)
 

@@ -102,7 +102,7 @@ def _points(population: Population, members: list[Outcome], kind: Family, first:
         hoverinfo="text",
         textfont={"size": 11, "color": kind.colour},
         unselected={"marker": {"opacity": 0.06}},
-        meta={"labels": "around" if labelled else None, "priority": KINDS.index(kind), "link": LINK},
+        meta={"labels": "around" if labelled else None, "priority": -1 if kind == REFERENCE else KINDS.index(kind), "link": LINK},
         **bars,
     )
 

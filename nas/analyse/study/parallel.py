@@ -3,91 +3,91 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import plotly.graph_objects as go
-
-from nas.analyse.scene import Figure
 from nas.analyse.study.choices import choices
-from nas.analyse.study.fronts import LINK
-from nas.analyse.study.layout import factor, rounded, title
-from nas.analyse.study.population import FRONT, INFEASIBLE, TIED, Population
-from nas.metrics import METRICS
+from nas.analyse.study.layout import factor, title
+from nas.analyse.study.population import BEATEN, FRONT, INFEASIBLE, TIED, Population
+from nas.metrics import METRICS, Metric
 
 _MOST_AXES = 11
+_COLOURS = {FRONT: "#d55e00", TIED: "#f0a35e", BEATEN: "#7fa9ca", INFEASIBLE: "#b5b5b5"}
 
 
-def parallel_figure(population: Population, important: list[str]) -> Figure:
-    """Return one line per complete trial over the objectives, the parameters and the choices, the ``important`` ones first."""
-    heading = "Every network at a glance"
-    trials = population.complete
+@dataclass(frozen=True)
+class Axis:
+    """One axis: each network's place from 0 to 1, ``None`` without a value, and where its numbers or words stand."""
+
+    label: str
+    places: tuple[float | None, ...]
+    ticks: tuple[tuple[float, str], ...]
+
+
+@dataclass(frozen=True)
+class Lines:
+    """Networks as lines over axes; later ones lie above.
+
+    Attributes:
+        names: Of the networks.
+        colours: By their kind.
+    """
+
+    names: tuple[str, ...]
+    colours: tuple[str, ...]
+    axes: tuple[Axis, ...]
+
+
+def parallel_lines(population: Population, important: Sequence[str]) -> Lines | str:
+    """Return the complete trials over the objectives, the parameters and the choices, the ``important`` ones first.
+
+    A sentence instead if there is nothing to compare.
+    """
+    trials = sorted(population.complete, key=lambda outcome: -list(_COLOURS).index(population.kinds[outcome.name]))
     if len(trials) < 2:
-        return Figure(heading, None, "fewer than two trials are complete")
+        return "fewer than two trials are complete"
     metrics = list(
         dict.fromkeys([*population.objectives, *(METRICS[name] for name in population.constraints), METRICS["params"]])
     )
-    axes: list[dict[str, Any]] = []
+    axes = []
     for metric in metrics:
         values = [outcome.attributes.get(metric.name) for outcome in trials]
-        known = [float(value) * factor(metric) for value in values if value is not None]
-        if not known:
-            continue
-        drawn = [math.nan if value is None else float(value) * factor(metric) for value in values]
-        axes.append(_axis(title(metric), drawn, metric.unit != "fraction"))
+        if any(value is not None for value in values):
+            axes.append(_measured(metric, [None if value is None else float(value) for value in values]))
     found = {choice.name: choice for choice in choices([outcome.params for outcome in trials])}
     for name in [*(name for name in important if name in found), *(name for name in found if name not in important)]:
         if len(axes) == _MOST_AXES:
             break
         choice = found[name]
-        words = [("on" if v else "off") if isinstance(v, bool) else str(v) for v in choice.ordered]
-        axes.append({"label": name, "values": choice.codes.tolist(), "tickvals": list(range(len(words))), "ticktext": words})
-    rank = {FRONT: 2.0, TIED: 1.5, INFEASIBLE: 0.0}
-    colours = [rank.get(population.kinds[outcome.name], 1.0) for outcome in trials]
-    # Later lines lie above: the front's come last.
-    order = sorted(range(len(trials)), key=lambda index: colours[index])
-    for axis in axes:
-        axis["values"] = [axis["values"][index] for index in order]
-    scale = [[0, "#c9c9c9"], [0.25, "#c9c9c9"], [0.5, "#8fb3d1"], [0.75, "#f0a35e"], [1, "#d55e00"]]
-    figure = go.Figure(
-        go.Parcoords(
-            dimensions=axes,
-            line={"color": [colours[index] for index in order], "colorscale": scale, "cmin": 0, "cmax": 2},
-            customdata=[trials[index].name for index in order],
-            labelangle=-18,
-            labelside="top",
-            unselected={"line": {"opacity": 0.03}},
-            meta={"link": LINK},
-        )
-    )
-    figure.update_layout(
-        template=go.layout.Template(),
-        paper_bgcolor="#ffffff",
-        font={"size": 11},
-        height=430,
-        margin={"l": 70, "r": 60, "t": 90, "b": 24},
-    )
-    note = (
-        "Drag along an axis to keep a range, click beside it to let go: the fronts above and the table below show only the "
-        "networks that are left. Orange: on the front; light orange: tied with it; grey: misses a constraint."
-    )
-    return Figure(heading, figure, note=note, wide=True)
+        last = len(choice.ordered) - 1
+        words = [("on" if value else "off") if isinstance(value, bool) else str(value) for value in choice.ordered]
+        places = tuple(round(code / last, 4) for code in choice.codes.tolist())
+        axes.append(Axis(name, places, tuple((index / last, word) for index, word in enumerate(words))))
+    colours = tuple(_COLOURS[population.kinds[outcome.name]] for outcome in trials)
+    return Lines(tuple(outcome.name for outcome in trials), colours, tuple(axes))
 
 
-def _axis(label: str, values: list[float], may_log: bool) -> dict[str, Any]:
-    known = [value for value in values if math.isfinite(value)]
-    if may_log and known and min(known) > 0 and max(known) / min(known) >= 8:
-        powers = range(math.floor(math.log10(min(known))), math.ceil(math.log10(max(known))) + 1)
-        ticks = [digit * 10.0**power for power in powers for digit in (1, 2, 5)]
-        ticks = [tick for tick in ticks if min(known) <= tick <= max(known)]
-        logs = [math.log10(value) if math.isfinite(value) else math.nan for value in values]
-        return {
-            "label": label,
-            "values": _rounded(logs),
-            "tickvals": [math.log10(tick) for tick in ticks],
-            "ticktext": [f"{tick:g}" for tick in ticks],
-        }
-    return {"label": label, "values": _rounded(values)}
+def _measured(metric: Metric, values: Sequence[float | None]) -> Axis:
+    drawn = [None if value is None else value * factor(metric) for value in values]
+    known = [value for value in drawn if value is not None]
+    low, high = min(known), max(known)
+    logged = metric.unit != "fraction" and low > 0 and high / low >= 8
+    transform = math.log10 if logged else float
+    start, span = transform(low), (transform(high) - transform(low)) or 1.0
+    places = tuple(None if value is None else round((transform(value) - start) / span, 4) for value in drawn)
+    ticks = [tick for tick in (_decades(low, high) if logged else _steps(low, high)) if low <= tick <= high]
+    return Axis(title(metric), places, tuple(((transform(tick) - start) / span, f"{tick:g}") for tick in ticks))
 
 
-def _rounded(values: list[float]) -> list[float | None]:
-    return [rounded([value])[0] if math.isfinite(value) else None for value in values]
+def _decades(low: float, high: float) -> list[float]:
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    return [digit * 10.0**power for power in powers for digit in ((1, 2, 5) if high / low < 300 else (1,))]
+
+
+def _steps(low: float, high: float) -> list[float]:
+    if high == low:
+        return [low]
+    rough = (high - low) / 5
+    power = 10.0 ** math.floor(math.log10(rough))
+    step = next(digit * power for digit in (1, 2, 5, 10) if digit * power >= rough)
+    return [round(step * count, 10) for count in range(math.ceil(low / step), math.floor(high / step) + 1)]

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import plotly.graph_objects as go
 
+from nas.analyse.families import Family
 from nas.analyse.scene import Figure
 from nas.analyse.study.layout import PALETTE, finish, rounded
 from nas.analyse.study.population import Population
 
 _PARTS = ("training", "counting and measuring", "building, waiting, recording")
+_KEY = tuple(Family(part, colour, "patch") for part, colour in zip(_PARTS, PALETTE, strict=False))
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ def spending_figure(population: Population) -> Figure:
                 orientation="h",
                 marker={"color": colour},
                 name=part,
+                legendgroup=part,
                 hovertemplate=f"{part}: %{{x:.3g}} {unit}<br>{share:.0%} of all time<extra></extra>",
             )
         )
@@ -86,7 +89,7 @@ def spending_figure(population: Population) -> Figure:
     finish(figure, f"time of the trials ({unit})", "", 90 + 44 * len(groups), yaxis=named_rows(ticks))
     shares = ", ".join(f"{part} {sum(found.seconds[g][part] for g in groups) / total:.0%}" for part in _PARTS)
     untimed = f" {found.untimed} trials have no times." if found.untimed else ""
-    return Figure(heading, figure, note=f"Of all time: {shares}.{untimed}", wide=True)
+    return Figure(heading, figure, note=f"Of all time: {shares}.{untimed}", families=_KEY, wide=True)
 
 
 def named_rows(names: list[str]) -> dict[str, object]:

@@ -1,0 +1,391 @@
+"""The page of a study, composed from what ``reporting`` gathered; its figures come from ``nas.analyse``, its look from ``page``."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from nas.analyse.spread import spread
+from nas.analyse.study.choices import Importance, choices, effect_figure, importance_figure
+from nas.analyse.study.course import course_figures
+from nas.analyse.study.distribution import GoodValues, distribution_figure, good_values_table
+from nas.analyse.study.fronts import LINK, front_figures
+from nas.analyse.study.parallel import Lines, parallel_lines
+from nas.analyse.study.population import FRONT, TIED
+from nas.analyse.study.spending import spending_figure
+from nas.drawing import diagram_svg
+from nas.measure.layers import LayerTimes
+from nas.metrics import METRICS, Metric, show
+from nas.outcomes import Outcome, dominations
+from nas.page import (
+    Absent,
+    Block,
+    Cell,
+    Choice,
+    Column,
+    Drawing,
+    Facts,
+    Items,
+    Page,
+    Parallel,
+    ParallelAxis,
+    Section,
+    Table,
+    Text,
+)
+from nas.page_figures import chart, facts, word
+from nas.reporting import Report, Sheet
+from nas.tables import show_gains
+
+_SIZES = ("params", "mult_adds", "mem_access")
+_MOST_DOUBTS = 10
+
+
+def report_page(report: Report) -> Page:
+    """Return the page."""
+    run = report.run
+    parts = (
+        Section("glance", "At a glance", _glance(report)),
+        Section("fronts", "Fronts", _fronts(report)),
+        Section("filter", "Filter", _filter(report)),
+        Section("choices", "Choices", _choices(report)),
+        Section("networks", "Networks", _networks(report)),
+        Section("space", "Space", _space(report)),
+        Section("course", "Course", _course(report)),
+        Section("conditions", "Conditions", _conditions(report)),
+        Section("caveats", "Caveats", (Items(tuple(_caveats(report))),)),
+    )
+    return Page(f"Study {run.name}", _lead(report), parts)
+
+
+def _lead(report: Report) -> str:
+    population = report.population
+    device = report.run.record["conditions"]["device"]
+    counts = [f"{len(population.outcomes)} trials", f"{len(population.front)} networks on the front"]
+    if report.run.constraints:
+        counts.append(f"{len(population.complete) - len(population.feasible)} miss a constraint")
+    failed = sum(outcome.state == "failed" for outcome in population.outcomes)
+    if failed:
+        counts.append(f"{failed} failed")
+    if report.run.running:
+        counts.append(f"{report.run.running} under way")
+    data = report.run.record["data"]
+    return f"{', '.join(counts)}; on {data['name']}, measured on {device.get('name') or device.get('kind')}."
+
+
+def _glance(report: Report) -> tuple[Block, ...]:
+    population, run = report.population, report.run
+    blocks: list[Block] = [Text(report.chosen.why if report.chosen is not None else report.unchosen)]
+    if not population.complete:
+        blocks.append(Text("No trial is complete yet, so there is nothing to compare."))
+    if population.front:
+        heads = [Column("trial", numeric=True)]
+        heads += [_head(metric, run.objectives) for metric in (*run.objectives, *_extra(run.objectives, run.constraints))]
+        retrained = {str(metrics.get("trial")): metrics for metrics in report.retrained}
+        if retrained:
+            heads.append(Column("test top1, trained in full", numeric=True))
+        rows = []
+        for outcome in population.front:
+            row = [Cell(outcome.name, float(outcome.name))]
+            row += [_figure(report, outcome, metric) for metric in (*run.objectives, *_extra(run.objectives, run.constraints))]
+            if retrained:
+                full = retrained.get(outcome.name)
+                row.append(Cell(f"{full['test_top1']:.2%}", full["test_top1"]) if full else Cell(""))
+            rows.append(tuple(row))
+        keys = tuple(outcome.name for outcome in population.front)
+        blocks += [Text("The front: no other network of the search is at least as good in everything and better in something.")]
+        blocks.append(Table(tuple(heads), tuple(rows), link=LINK, keys=keys))
+    told = [
+        f"trial {d.network.name} dominates {d.reference.name}: {show_gains(d)}"
+        for d in dominations(population.front, population.measured_references, run.objectives)
+    ]
+    told += [
+        f"{metrics['folder']}: test top1 {metrics['test_top1']:.2%} ± {metrics['test_top1_standard_error']:.2%}, "
+        f"{metrics['epochs']} epochs"
+        for metrics in report.retrained
+    ]
+    if told:
+        blocks.append(Items(tuple(told)))
+    if report.chosen is not None:
+        pick = f"trial={report.chosen.outcome.name}" if report.chosen.outcome is not None else "architecture=<file>"
+        blocks.append(Text(f"Next: python -m nas.retrain study={run.name} {pick}", small=True))
+    return tuple(blocks)
+
+
+def _extra(objectives: Sequence[Metric], constraints: Mapping[str, float]) -> list[Metric]:
+    known = {metric.name for metric in objectives}
+    return [METRICS[name] for name in dict.fromkeys([*constraints, *_SIZES]) if name not in known]
+
+
+def _head(metric: Metric, objectives: Sequence[Metric]) -> Column:
+    arrow = "\u00a0↑" if metric.direction == "maximize" else "\u00a0↓"
+    return Column(f"{metric.name}{arrow if metric in objectives else ''}", numeric=True)
+
+
+def _figure(report: Report, outcome: Outcome, metric: Metric) -> Cell:
+    value = outcome.attributes.get(metric.name)
+    if value is None:
+        return Cell("")
+    off = spread(outcome.attributes, metric.name, report.population.validation_images)
+    return Cell(f"{show(metric, value)} ± {show(metric, off)}" if off else show(metric, value), float(value))
+
+
+def _fronts(report: Report) -> tuple[Block, ...]:
+    population = report.population
+    if not population.complete:
+        return ()
+    tied = len(population.tied)
+    about = (
+        f"{tied} more trials are tied with the front: those that dominate them do so by no more than twice the combined spread "
+        "in any objective. "
+        if tied
+        else ""
+    )
+    return (
+        Text(f"{about}A click on a kind hides or shows it; a point tells its figures when pointed at or touched."),
+        *(chart(figure) for figure in front_figures(population)),
+    )
+
+
+def _filter(report: Report) -> tuple[Block, ...]:
+    population = report.population
+    if not population.outcomes:
+        return ()
+    return (_parallel(parallel_lines(population, _ranked(report))), _every_trial(report))
+
+
+def _parallel(found: Lines | str) -> Block:
+    heading = "Every network at a glance"
+    if isinstance(found, str):
+        return Absent(heading, found)
+    axes = tuple(ParallelAxis(axis.label, axis.places, axis.ticks) for axis in found.axes)
+    note = (
+        "Drag along an axis to keep a range, click on it to let go: the fronts above and the tables show only the networks that "
+        "are left. Orange: on the front; light orange: tied with it; blue: dominated; grey: misses a constraint."
+    )
+    return Parallel(heading, found.names, found.colours, axes, LINK, note)
+
+
+def _ranked(report: Report) -> list[str]:
+    """Return the choices, those first that matter most over all objectives."""
+    total: Counter[str] = Counter()
+    for found in report.importances.values():
+        if isinstance(found, Importance):
+            total.update(found.shares)
+    return [name for name, _ in total.most_common()]
+
+
+def _every_trial(report: Report) -> Table:
+    population, run = report.population, report.run
+    metrics = [*run.objectives, *_extra(run.objectives, run.constraints), METRICS["train_seconds"], METRICS["measure_seconds"]]
+    names = [choice.name for choice in choices([outcome.params for outcome in population.outcomes])]
+    heads = [Column("trial", numeric=True), Column("kind", pick=True), *(_head(metric, run.objectives) for metric in metrics)]
+    heads += [*(Column(name) for name in names), Column("architecture"), Column("reason")]
+    rows = []
+    for outcome in population.outcomes:
+        kind = population.kinds[outcome.name].name if outcome.name in population.kinds else outcome.state
+        row = [Cell(outcome.name, float(outcome.name)), Cell(kind)]
+        for metric in metrics:
+            value = outcome.attributes.get(metric.name)
+            row.append(Cell("") if value is None else Cell(show(metric, value), float(f"{float(value):.6g}")))
+        row += [Cell(_shown(outcome.params.get(name))) for name in names]
+        row.append(Cell(str(outcome.attributes.get("architecture_id", ""))))
+        row.append(Cell(outcome.failure_reason if outcome.state == "failed" else ""))
+        rows.append(tuple(row))
+    faint = frozenset(index for index, outcome in enumerate(population.outcomes) if outcome.state != "complete")
+    return Table(tuple(heads), tuple(rows), faint, LINK, tuple(outcome.name for outcome in population.outcomes))
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "–"
+    return ("on" if value else "off") if isinstance(value, bool) else str(value)
+
+
+def _choices(report: Report) -> tuple[Block, ...]:
+    if not report.population.complete:
+        return ()
+    options: dict[str, tuple[Block, ...]] = {}
+    for metric in report.run.objectives:
+        found = report.importances[metric.name]
+        options[metric.name] = (chart(importance_figure(found, metric)), chart(effect_figure(found, metric)))
+    return (Choice("objective", options, inline=True),)
+
+
+def _space(report: Report) -> tuple[Block, ...]:
+    population = report.population
+    if len(population.complete) < 2:
+        return ()
+    top1 = report.importances.get("top1")
+    split = max(top1.shares, key=lambda name: top1.shares[name]) if isinstance(top1, Importance) and top1.shares else None
+    sampler = str(report.run.plain["sampler"]["_target_"]).rsplit(".", 1)[-1]
+    figure = distribution_figure(population, split)
+    blocks: list[Block] = [chart(figure)]
+    if sampler not in ("RandomSampler", "QMCSampler"):
+        blocks.append(Text(f"{sampler} draws where it expects good networks: these trials are no random sample of it.", True))
+    good = good_values_table(population)
+    heading = "Where good values of each choice lie"
+    if isinstance(good, str):
+        return (*blocks, Absent(heading, good))
+    told = (
+        f"{heading}: the range of the best network's value in 95 % of 10,000 draws of a quarter of the trials (with replacement), "
+        "after RegNet (arXiv 2003.13678). A range as wide as the space's says that the choice does not decide."
+    )
+    rows = tuple(_good(found) for found in good)
+    heads = (Column("choice"), Column("good values (95 %)"), Column("median"), Column("searched"))
+    return (*blocks, Text(told), Table(heads, rows, compact=True))
+
+
+def _good(found: GoodValues) -> tuple[Cell, ...]:
+    if found.shares is not None:
+        likely = sorted(found.shares.items(), key=lambda item: -item[1])
+        return (
+            Cell(found.choice),
+            Cell(", ".join(f"{name} {share:.0%}" for name, share in likely if share >= 0.005)),
+            Cell(likely[0][0]),
+            Cell(", ".join(found.shares)),
+        )
+    return (
+        Cell(found.choice),
+        Cell(f"{found.low:g} to {found.high:g}"),
+        Cell(f"{found.median:g}"),
+        Cell(f"{found.least:g} to {found.greatest:g}"),
+    )
+
+
+def _course(report: Report) -> tuple[Block, ...]:
+    if not report.population.outcomes:
+        return ()
+    return (*(chart(figure) for figure in course_figures(report.population)), chart(spending_figure(report.population)))
+
+
+def _networks(report: Report) -> tuple[Block, ...]:
+    if not report.sheets:
+        return ()
+    options = {f"trial {sheet.outcome.name}": _sheet(report, sheet) for sheet in report.sheets}
+    front = len(report.population.front)
+    shown = sum(report.population.kinds.get(sheet.outcome.name) == FRONT for sheet in report.sheets)
+    left = (
+        f"{shown} of the {front} networks on the front, spread over it; networks={front} shows all of them."
+        if shown < front
+        else "Every network on the front."
+    )
+    return (Text(left), Choice("network", options, inline=True))
+
+
+def _sheet(report: Report, sheet: Sheet) -> tuple[Block, ...]:
+    outcome, run = sheet.outcome, report.run
+    figures = [
+        (metric.name, _figure(report, outcome, metric).text or "–")
+        for metric in (*run.objectives, *_extra(run.objectives, run.constraints))
+    ]
+    kind = report.population.kinds.get(outcome.name)
+    if kind in (FRONT, TIED):
+        figures.insert(0, ("place", kind.name))
+    figures.append(("architecture", f"trials/{outcome.name}/architecture.yaml, {outcome.attributes.get('architecture_id')}"))
+    if not sheet.layers:
+        return (Facts(tuple(figures)), Absent("Its layers", "the record of this trial's measurement is gone"))
+    drawing = Drawing(f"Trial {outcome.name}", diagram_svg(sheet.layers, f"The blocks of trial {outcome.name}"))
+    return (drawing, Facts(tuple(figures), half=True), *_layer_table(sheet))
+
+
+def _layer_table(sheet: Sheet) -> tuple[Block, ...]:
+    shares = _shares(sheet.times)
+    heads = [Column("layer"), Column("kind"), Column("input"), Column("output"), Column("parameters", numeric=True)]
+    heads += [Column("mult-adds", numeric=True), Column("mem_access", numeric=True), Column("share of time", numeric=True)]
+    rows = []
+    seen: Counter[str] = Counter()
+    counted = 0.0
+    for layer in sheet.layers:
+        calls = shares.get(layer.name, [])
+        share = calls[seen[layer.name]] if seen[layer.name] < len(calls) else None
+        seen[layer.name] += 1
+        counted += share or 0.0
+        rows.append(
+            (
+                Cell(layer.name),
+                Cell(layer.kind),
+                Cell("×".join(map(str, layer.input_shape))),
+                Cell("×".join(map(str, layer.output_shape))),
+                Cell(f"{layer.params:,}", float(layer.params)),
+                Cell(f"{layer.mult_adds:,}", float(layer.mult_adds)),
+                Cell("–") if layer.mem_access is None else Cell(f"{layer.mem_access:,}", float(layer.mem_access)),
+                Cell("–") if share is None else Cell(f"{share:.1%}", share),
+            )
+        )
+    if sheet.times is None:
+        told = f"Shares of time were not taken: {sheet.untimed}."
+    else:
+        rest = 1.0 - counted - sheet.times.between
+        where = f" on {sheet.timed_on}, not on the search's device" if sheet.timed_on else ""
+        told = (
+            f"Shares are medians of {sheet.times.passes} passes of {sheet.times.batch_size} images{where}. Norms, activations "
+            f"and pools take {rest:.1%}, concatenations and all else between layers {sheet.times.between:.1%}."
+        )
+    return (Text(told, small=True), Table(tuple(heads), tuple(rows)))
+
+
+def _shares(times: LayerTimes | None) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for layer in times.layers if times is not None else ():
+        found.setdefault(layer.name, []).append(layer.share)
+    return found
+
+
+def _conditions(report: Report) -> tuple[Block, ...]:
+    record, plain = report.run.record, report.run.written
+    device = record["device"]
+    recipe = {**plain["train"], "trained in": record["numeric_format"]["numeric"], "because": record["numeric_format"]["reason"]}
+    parts: tuple[tuple[str, Mapping[str, Any]], ...] = (
+        ("Device", device),
+        ("Measuring", record["conditions"]["measure"]),
+        ("Recipe of the brief training", recipe),
+        ("Data", {key: value for key, value in record["data"].items() if key not in ("classes", "skipped")}),
+        ("Search", {"seed": plain["seed"], "trials": plain["study"]["trials"], **plain["sampler"]}),
+        ("Versions", record["versions"]),
+    )
+    blocks: list[Block] = []
+    for title, values in parts:
+        blocks += [Text(title), Facts(tuple((word(key), value) for key, value in facts(values)))]
+    return tuple(blocks)
+
+
+def _caveats(report: Report) -> Iterable[str]:
+    population, run = report.population, report.run
+    yield (
+        "Accuracies are those of a brief training with one seed, on the validation part: they rank networks, and say little of "
+        "what a full training reaches; python -m nas.retrain study=" + run.name + " audit=8 measures how far the order holds."
+    )
+    for name, reason in (run.record.get("objectives_dropped") or {}).items():
+        yield f"The objective {name} was dropped: {reason}."
+    outcomes = population.outcomes
+    doubts = Counter(re.sub(r"\d+(\.\d+)?", "…", flag) for o in outcomes for flag in set(o.attributes.get("measure_flags") or ()))
+    for doubt, count in doubts.most_common(_MOST_DOUBTS):
+        yield f"{count} of {len(outcomes)} trials carry the doubt “{doubt}”."
+    missing = Counter(
+        (name, str(o.attributes[f"{name}_reason"]))
+        for o in outcomes
+        for name in ("latency_ms", "energy_j", "peak_memory_mb")
+        if o.attributes.get(f"{name}_reason") and name not in (run.record.get("objectives_dropped") or {})
+    )
+    for (name, reason), count in missing.most_common(_MOST_DOUBTS):
+        yield f"{name} is missing in {count} trials: {reason}."
+    failures = Counter(o.attributes.get("failure") for o in outcomes if o.state == "failed")
+    for failure, count in failures.items():
+        first = next(o for o in outcomes if o.state == "failed" and o.attributes.get("failure") == failure)
+        kind = str(failure).replace("_", " ")
+        yield f"{count} trials failed ({kind}), the first, trial {first.name}, for: {first.failure_reason}"
+    distinct = len({o.attributes.get("architecture_id") for o in outcomes})
+    if distinct < len(outcomes):
+        yield f"{len(outcomes) - distinct} trials built a network that another had built: their differences are noise."
+    for reference in run.references:
+        if reference.state == "failed":
+            yield f"The reference {reference.name} failed: {reference.failure_reason}"
+    if any(o.attributes.get("energy_j") is not None for o in outcomes):
+        yield "Absolute joules carry the sensor's bias of 5 to 10 %; ranking on one board is sound."
+    if skipped := run.record["data"].get("skipped"):
+        yield f"{len(skipped)} images could not be read and are left out, the first is {skipped[0]}."
+    if run.running:
+        yield f"{run.running} trials are under way, or their process died: this is not the last word."
