@@ -1,4 +1,4 @@
-"""The page of a study, composed from what ``reporting`` gathered; its figures come from ``nas.analyse``, its look from ``page``."""
+"""The page of a study, composed from what ``reporting`` gathered; figures come from ``analyse``, the look from ``page``."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def _space(report: Report) -> tuple[Block, ...]:
     if isinstance(good, str):
         return (*blocks, Absent(heading, good))
     told = (
-        f"{heading}: the range of the best network's value in 95 % of 10,000 draws of a quarter of the trials (with replacement), "
+        f"{heading}: the range of the best network's value in 95 % of 10,000 draws of a quarter of the trials (replacing), "
         "after RegNet (arXiv 2003.13678). A range as wide as the space's says that the choice does not decide."
     )
     rows = tuple(_good(found) for found in good)

@@ -128,7 +128,7 @@ def _drops(forest: Any, inputs: Array, target: Array, random: np.random.Generato
     outside = _outside(forest, len(inputs))
 
     def error(asked: Array) -> float:
-        guesses = np.stack([tree.predict(asked.astype(np.float32)) for tree in forest.estimators_])
+        guesses = _guesses(forest, asked)
         seen = outside.sum(axis=0)
         mean = np.where(outside, guesses, 0.0).sum(axis=0)[seen > 0] / seen[seen > 0]
         return float(((mean - target[seen > 0]) ** 2).mean())
@@ -141,6 +141,12 @@ def _drops(forest: Any, inputs: Array, target: Array, random: np.random.Generato
             shuffled[:, index] = random.permutation(shuffled[:, index])
             drops[index] += max(0.0, error(shuffled) - before) / _REPEATS
     return drops
+
+
+def _guesses(forest: Any, asked: Array) -> Array:
+    """Return each tree's guess of each row, shape (trees, rows); the trees themselves, as checking each input costs most."""
+    rows = np.ascontiguousarray(asked, dtype=np.float32)
+    return np.stack([tree.tree_.predict(rows).reshape(len(rows)) for tree in forest.estimators_])
 
 
 def _outside(forest: Any, trials: int) -> Array:
@@ -159,7 +165,7 @@ def _effects(forest: Any, inputs: Array, target: Array, choice: Choice, index: i
         mine = target[choice.codes == place]
         asked = inputs.copy()
         asked[:, index] = place
-        expected = forest.predict(asked)
+        expected = _guesses(forest, asked).mean(axis=0)
         adjusted = float(np.exp(expected.mean()) if logged else expected.mean())
         low, middle, high = (float(np.quantile(mine, at)) for at in (0.25, 0.5, 0.75))
         found.append(Effect(value, len(mine), (low, middle, high), adjusted))

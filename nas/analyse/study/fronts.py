@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import combinations
+from typing import Any
 
 import plotly.graph_objects as go
 
@@ -98,13 +99,19 @@ def _points(population: Population, members: list[Outcome], kind: Family, first:
         name=kind.name,
         legendgroup=kind.name,
         customdata=[network.name for network in members],
-        hovertext=[told(network, names, kind.name) for network in members],
-        hoverinfo="text",
+        **_hover(members, names, kind, first, second),
         textfont={"size": 11, "color": kind.colour},
         unselected={"marker": {"opacity": 0.06}},
         meta={"labels": "around" if labelled else None, "priority": -1 if kind == REFERENCE else KINDS.index(kind), "link": LINK},
         **bars,
     )
+
+
+def _hover(members: list[Outcome], names: list[str], kind: Family, first: Metric, second: Metric) -> dict[str, Any]:
+    if kind in (BEATEN, INFEASIBLE):  # many: their names and the two figures are enough, and cost a page nothing
+        figures = f"{title(first)}: %{{y:.4~g}}<br>{title(second)}: %{{x:.4~g}}"
+        return {"hovertemplate": f"<b>trial %{{customdata}}</b><br>{figures}<br>{kind.name}<extra></extra>"}
+    return {"hovertext": [told(network, names, kind.name) for network in members], "hoverinfo": "text"}
 
 
 def _note(population: Population, first: Metric, second: Metric) -> str:
