@@ -171,4 +171,4 @@ class _Timer:
         torch.manual_seed(0)
         model = run.space.build(run.architecture(outcome), run.input_shape[0], len(run.classes))
         with exclusive(self._device, _LOCK_SECONDS):
-            return layers.measure(subject.of(model, run.input_shape, self._conditions), seconds=0.3)
+            return layers.measure(subject.of(model, run.input_shape, self._conditions), seconds=0.1)

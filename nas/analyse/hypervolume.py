@@ -20,7 +20,7 @@ def hypervolume(values: Array, reference: Array) -> float:
     inside = values[(values < reference).all(axis=1)]
     if len(inside) == 0:
         return 0.0
-    return _slices(np.unique(inside, axis=0), reference)
+    return _slices(inside, reference)
 
 
 def _slices(points: Array, reference: Array) -> float:

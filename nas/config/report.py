@@ -35,7 +35,7 @@ class ReportConfig:
     architecture: str | None = None
     networks: Annotated[int, Ge(1)] = 12
     layers: bool = True
-    layer_seconds: Annotated[float, Ge(0)] = 8.0
+    layer_seconds: Annotated[float, Ge(0)] = 5.0
     device: str | None = None
     out: str | None = None
 
@@ -50,7 +50,7 @@ REPORT_ROOT: Plain = {
     **PICK_ROOT,
     "networks": 12,
     "layers": True,
-    "layer_seconds": 8.0,
+    "layer_seconds": 5.0,
     "device": None,
     "out": None,
 }
