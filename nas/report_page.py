@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from nas.analyse.ranking import audit_figures
 from nas.analyse.spread import spread
 from nas.analyse.study.choices import Importance, choices, effect_figure, importance_figure
 from nas.analyse.study.course import course_figures
@@ -54,6 +55,7 @@ def report_page(report: Report) -> Page:
         Section("networks", "Networks", _networks(report)),
         Section("space", "Space", _space(report)),
         Section("course", "Course", _course(report)),
+        Section("audit", "Audit", _audit(report)),
         Section("conditions", "Conditions", _conditions(report)),
         Section("caveats", "Caveats", (Items(tuple(_caveats(report))),)),
     )
@@ -334,6 +336,14 @@ def _shares(times: LayerTimes | None) -> dict[str, list[float]]:
     return found
 
 
+def _audit(report: Report) -> tuple[Block, ...]:
+    found = report.audit
+    if found is None:
+        return ()
+    told = [*found.told, *(f"Trial {name} is left out: {reason}." for name, reason in found.left_out)]
+    return (Items(tuple(told)), *(chart(figure) for figure in audit_figures(found)), Facts(found.conditions))
+
+
 def _conditions(report: Report) -> tuple[Block, ...]:
     record, plain = report.run.record, report.run.written
     device = record["device"]
@@ -354,9 +364,10 @@ def _conditions(report: Report) -> tuple[Block, ...]:
 
 def _caveats(report: Report) -> Iterable[str]:
     population, run = report.population, report.run
+    how_far = "see Audit" if report.audit is not None else f"python -m nas.retrain study={run.name} audit=8 measures it"
     yield (
-        "Accuracies are those of a brief training with one seed, on the validation part: they rank networks, and say little of "
-        "what a full training reaches; python -m nas.retrain study=" + run.name + " audit=8 measures how far the order holds."
+        "Accuracies are those of a brief training with one seed, on the validation part: they order networks, and say little of "
+        f"what a full training reaches. How far that order holds: {how_far}."
     )
     for name, reason in (run.record.get("objectives_dropped") or {}).items():
         yield f"The objective {name} was dropped: {reason}."

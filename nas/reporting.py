@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.analyse.ranking import AuditResult
 from nas.analyse.spread import validation_images
 from nas.analyse.study.choices import Importance, importance
 from nas.analyse.study.population import Population
@@ -59,6 +60,7 @@ class Report:
         importances: By objective.
         sheets: Networks of the front, the chosen one first.
         retrained: ``metrics.json`` of each network that was trained in full.
+        audit: How far the brief order holds, if that was audited.
     """
 
     run: Run
@@ -68,6 +70,7 @@ class Report:
     importances: Mapping[str, Importance | str]
     sheets: tuple[Sheet, ...]
     retrained: tuple[Mapping[str, Any], ...]
+    audit: AuditResult | None
 
 
 def gather(run: Run, config: ReportConfig) -> Report:
@@ -93,6 +96,7 @@ def gather(run: Run, config: ReportConfig) -> Report:
         importances={metric.name: importance(population, metric) for metric in run.objectives},
         sheets=_sheets(run, _shown(population.front, chosen, config.networks), config),
         retrained=_retrained(run),
+        audit=_audit(run),
     )
 
 
@@ -111,6 +115,11 @@ def _retrained(run: Run) -> tuple[Mapping[str, Any], ...]:
         if isinstance(metrics, dict):
             found.append({**metrics, "folder": str(path.parent)})
     return tuple(found)
+
+
+def _audit(run: Run) -> AuditResult | None:
+    path = run.folder / "audit" / "audit.json"
+    return read_file(path, lambda text: AuditResult.from_dict(json.loads(text))) if path.exists() else None
 
 
 def _sheets(run: Run, outcomes: Sequence[Outcome], config: ReportConfig) -> tuple[Sheet, ...]:

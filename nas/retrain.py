@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ Stopped or killed, the same command goes on where it was.
   study, run_dir, storage   which study; its folder (runs/<study>); its storage's URL, if that has a password
   pick                      knee (default), or "max top1 where latency_ms<=1.5 and energy_j<=0.02"
   trial, architecture       or a trial's number, or an architecture's YAML file
+  audit                     instead: train so many networks of the study in full, and tell how far the brief order holds
+  audit_seeds, audit_epochs_factor   brief trainings per network, and how much longer one of them is (3, 3)
   train.*                   the full recipe: train.epochs, train.cutmix_alpha, train.devices, ... (conf/train/full.yaml)
   measure.*                 as in a search; batch size, arithmetic, layout and threads are the search's unless given
   data.*                    in place of the search's, such as data.root on another machine
@@ -58,6 +61,8 @@ def main(arguments: Sequence[str]) -> int:
     from nas.runs import read_run
 
     console = make_console()
+    if config.audit is not None:
+        return _audit(config, given, console)
     with console.status("reading the study"):
         plan = prepare(read_run(config.keys), config, given)
         done = finished(plan, config.overwrite)
@@ -102,6 +107,55 @@ def _retrain(plan: Plan, config: RetrainConfig, console: Console) -> int:
         console.print("interrupted: the same command goes on where it was")
         return EXIT_INTERRUPTED
     _finish(plan, metrics, console)
+    return 0
+
+
+def _audit(config: RetrainConfig, given: frozenset[str], console: Console) -> int:
+    from filelock import FileLock, Timeout
+    from rich.table import Table
+
+    from nas.auditing import FOLDER, RESULT, audit
+    from nas.errors import InputError
+    from nas.files import make_run_dir
+    from nas.interrupt import Interrupted, InterruptGate
+    from nas.runs import read_run
+
+    run = read_run(config.keys)
+    folder = Path(config.out) if config.out is not None else run.folder / FOLDER
+    made = make_run_dir(folder)
+    gate = InterruptGate()
+
+    def tell(line: str) -> None:
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
+
+    try:
+        with FileLock(folder / ".lock").acquire(timeout=0), gate.installed(), gate.interruptible():
+            result = audit(run, config, given, tell)
+    except Timeout:
+        raise InputError(f"{folder} is in use by another audit: wait for its end, or give out=<folder>.") from None
+    except InputError:
+        if made is not None:
+            shutil.rmtree(made)  # a moment old, and nothing came into it
+        raise
+    except Interrupted:
+        console.print("interrupted: the same command goes on where it was")
+        return EXIT_INTERRUPTED
+    table = Table("ranked by", "cost", "seconds", "Kendall τ", "Spearman ρ", "regret", box=None, padding=(0, 2, 0, 0))
+    for found in result.judged:
+        both = [
+            "–" if value is None else f"{value.value:.2f} ({value.low:.2f} to {value.high:.2f})"
+            for value in (found.kendall, found.spearman)
+        ]
+        took = "–" if found.proxy.seconds is None else f"{found.proxy.seconds:.1f} s"
+        table.add_row(found.proxy.name, f"{found.proxy.cost:g}×", took, *both, f"{100 * found.regret:.2f} points")
+    console.print(table)
+    for name, reason in result.left_out:
+        tell(f"trial {name} is left out: {reason}")
+    for sentence in result.told:
+        tell(sentence)
+    tell(f"audit: {folder / RESULT}")
+    console.print("next:", style="bold")
+    tell(f"  python -m nas.report {config.keys.told}")
     return 0
 
 

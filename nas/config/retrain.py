@@ -27,6 +27,9 @@ class RetrainConfig:
         pick: Which network: ``knee``, or such as ``max top1 where latency_ms<=1.5``.
         trial: Which network, by its number.
         architecture: Which network, by the path of its YAML file.
+        audit: Train so many networks of the study in full and tell how far the brief order holds, instead of shipping one.
+        audit_seeds: Brief trainings per network of an audit, with as many seeds.
+        audit_epochs_factor: Its longer brief training has so many times the epochs.
         data: ``data.*`` keys in place of the search's, such as ``root`` on another machine.
         seed: Origin of all randomness; ``None`` takes the search's.
         device: ``auto``, ``cpu`` or ``cuda:N``; ``None`` takes the search's.
@@ -42,6 +45,9 @@ class RetrainConfig:
     pick: str | None = None
     trial: Annotated[int, Ge(0)] | None = None
     architecture: str | None = None
+    audit: Annotated[int, Ge(2)] | None = None
+    audit_seeds: Annotated[int, Ge(1)] = 3
+    audit_epochs_factor: Annotated[int, Ge(1)] = 3
     data: dict[str, Any] = field(default_factory=dict)
     seed: Annotated[int, Interval(ge=0, lt=2**31)] | None = None
     device: str | None = None
@@ -59,6 +65,9 @@ RETRAIN_GROUPS: Plain = {"train": "full", "measure": "thorough"}
 RETRAIN_ROOT: Plain = {
     **STUDY_ROOT,
     **PICK_ROOT,
+    "audit": None,
+    "audit_seeds": 3,
+    "audit_epochs_factor": 3,
     "data": {},
     "seed": None,
     "device": None,
@@ -76,4 +85,7 @@ def parse_retrain(plain: Mapping[str, Any]) -> RetrainConfig:
     reject_unknown("train.", train, {f.name for f in dataclasses.fields(FullSettings)})
     check_measure(plain)
     config: RetrainConfig = typed(RetrainConfig, plain)
+    named = [key for key in ("pick", "trial", "architecture") if getattr(config, key) is not None]
+    if config.audit is not None and named:
+        raise InputError(f"audit and {named[0]} are both set: an audit chooses its networks itself, so take out one of them.")
     return config
