@@ -75,7 +75,8 @@ def test_a_search_leaves_what_others_rely_on(search: Search, workdir: Path) -> N
         rows = list(csv.DictReader(file))
     assert rows and set(rows[0]) == {"trial", *study.user_attrs["objectives"], "params", "architecture_id"}
     assert {int(row["trial"]) for row in rows} == {trial.number for trial in study.best_trials}
-    assert "optuna-dashboard sqlite:///runs/osa_digits/study.db" in out
+    for command in ("nas.report study=osa_digits", "nas.dashboard study=osa_digits", "nas.retrain study=osa_digits pick=knee"):
+        assert f"python -m {command}\n" in out
     assert yaml.safe_load((run_dir / "config.yaml").read_text())["train"]["epochs"] == 1
 
 
