@@ -14,6 +14,7 @@ import argparse
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from rich.table import Table
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops import FeaturePyramidNetwork
 
 from nas import load_model
@@ -77,10 +79,14 @@ def build(backbone: nn.Module, channels: int) -> RetinaNet:
     """Return a RetinaNet for ten digits with anchors of 12 to 32 pixels on each level."""
     strides = backbone.feature_info.reduction()
     anchors = AnchorGenerator(sizes=((12.0, 18.0, 26.0),) * len(strides), aspect_ratios=((1.0,),) * len(strides))
+    pyramid = Pyramid(backbone)
+    # With norms, as in torchvision's second RetinaNet: without, its deep and faintly initialised heads make Adam diverge.
+    head = RetinaNetHead(pyramid.out_channels, 3, 10, norm_layer=partial(nn.GroupNorm, 16))
     return RetinaNet(
-        Pyramid(backbone),
+        pyramid,
         num_classes=10,
         anchor_generator=anchors,
+        head=head,
         min_size=SIZE,
         max_size=SIZE,
         image_mean=[0.5] * channels,
@@ -103,7 +109,7 @@ def scenes(count: int, channels: int, random: np.random.Generator) -> tuple[list
             width = int(random.integers(16, 29))
             index = int(random.integers(len(digits.images)))
             left, top = (int(at) for at in random.integers(0, SIZE - width, 2))
-            if any(abs(left - a) < width and abs(top - b) < width for a, b, *_ in boxes):
+            if any(left < right and a < left + width and top < bottom and b < top + width for a, b, right, bottom in boxes):
                 continue
             glyph = torch.from_numpy(digits.images[index] / 16)[None, None]
             canvas[top : top + width, left : left + width] = nn.functional.interpolate(glyph, size=(width, width))[0, 0].numpy()
@@ -118,7 +124,7 @@ def train(detector: RetinaNet, channels: int, steps: int, batch_size: int, devic
     """Train in place; returns the loss of each step."""
     random = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(detector.parameters(), lr=3e-4, weight_decay=1e-4)
-    # The boxes' and classes' heads start from noise: full steps from the first on would throw the backbone off.
+    # The heads start from noise: full steps from the first on would throw the backbone off.
     warmup = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=0.1, total_iters=10)
     detector.to(device).train()
     losses = []

@@ -124,6 +124,8 @@ AFTER = {
     ],
     "nas.export": ["device=cpu", "measure.latency_max_seconds=0.05", "measure.batch_size=8"],
 }
+EXAMPLE = ["--steps", "2", "--batch-size", "2", "--latency-seconds", "0.05", "--device", "cpu"]
+ON_A_STUDY = ("after", "example")
 AUDIT = ["train.epochs=2", "audit=3", "audit_seeds=2", "audit_epochs_factor=2"]
 
 
@@ -140,22 +142,24 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "document", [name for name in DOCUMENTS if any(b.document == name and b.tag == "after" for b in blocks("bash"))]
+    "document", [name for name in DOCUMENTS if any(b.document == name and b.tag in ON_A_STUDY for b in blocks("bash"))]
 )
 def test_commands_on_a_study(searched: Path, tmp_path: Path, document: str) -> None:
     """All of a document's commands, one after the other in one folder, as a reader would run them."""
     shutil.copytree(searched / "runs", tmp_path / "runs")
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for block in blocks("bash"):
-        if (block.document, block.tag) != (document, "after"):
+        if block.document != document or block.tag not in ON_A_STUDY:
             continue
         for line in block.text.splitlines():
-            program, option, module, *rest = shlex.split(line)
-            assert (program, option) == ("python", "-m")
-            small = AUDIT if any(argument.startswith("audit=") for argument in rest) else AFTER[module]
-            rest = [re.sub(r"^trial=\d+$", "trial=0", argument) for argument in rest]
-            rest = [re.sub(r"retrain/\d+$", f"retrain/{_retrained(tmp_path)}", argument) for argument in rest]
-            command = [sys.executable, "-m", module, *rest, *small]
+            retrained = _retrained(tmp_path)
+            program, *rest = shlex.split(line)
+            assert program == "python"
+            rest = [re.sub(r"^trial=\d+$", f"trial={retrained}", argument) for argument in rest]
+            rest = [re.sub(r"retrain/\d+$", f"retrain/{retrained}", argument) for argument in rest]
+            command = [sys.executable, *rest, *_small(block.tag, rest)]
+            if block.tag == "example":
+                command[1] = str(ROOT / command[1])
             done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, (line, done.stdout, done.stderr)
     for block in blocks("python"):
@@ -163,6 +167,14 @@ def test_commands_on_a_study(searched: Path, tmp_path: Path, document: str) -> N
             code = re.sub(r"retrain/\d+", f"retrain/{_retrained(tmp_path)}", block.text)
             done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+
+
+def _small(tag: str, rest: list[str]) -> list[str]:
+    """What makes a command small."""
+    if tag == "example":
+        return EXAMPLE
+    assert rest[0] == "-m"
+    return AUDIT if any(argument.startswith("audit=") for argument in rest) else AFTER[rest[1]]
 
 
 def _retrained(folder: Path) -> str:
