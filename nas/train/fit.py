@@ -10,7 +10,7 @@ import io
 import math
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
@@ -21,9 +21,24 @@ from nas.train.data import DataBundle, indexed
 from nas.train.recipe import TrainingDiverged, ieee_fp32, place, score
 from nas.train.settings import NumericFormat, TrainSettings
 
-__all__ = ["TrainResult", "TrainingDiverged", "fit"]
+__all__ = ["EpochScore", "TrainResult", "TrainingDiverged", "fit"]
 
-_STATE_FORMAT = 1
+_STATE_FORMAT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochScore:
+    """How a model did on the validation part in the course of its training.
+
+    Attributes:
+        epoch: After so many epochs.
+        top1: Fraction whose first guess was right.
+        loss: Mean cross-entropy, without smoothing.
+    """
+
+    epoch: int
+    top1: float
+    loss: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +51,7 @@ class TrainResult:
         validation_loss: Mean cross-entropy on the validation part, without smoothing.
         epochs: Epochs trained so far, those before a resumption included.
         train_loss: Mean smoothed loss of each of them.
+        curve: The scores after those epochs that were asked for, and at the end of each call, in order.
         train_seconds: Wall time so far, those before a resumption included: set-up, epochs and scoring.
         images_per_s: Training images per second of this call's epochs, without set-up and scoring; ``None`` if it had none.
         state: What ``resume`` takes to go on exactly, if it was asked for; loads with ``weights_only=True``.
@@ -46,6 +62,7 @@ class TrainResult:
     validation_loss: float
     epochs: int
     train_loss: tuple[float, ...]
+    curve: tuple[EpochScore, ...]
     train_seconds: float
     images_per_s: float | None
     state: bytes | None = dataclasses.field(default=None, repr=False)
@@ -62,6 +79,7 @@ def fit(
     until_epoch: int | None = None,
     resume: bytes | None = None,
     keep_state: bool = False,
+    scored: Collection[int] = (),
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> TrainResult:
     """Train ``model`` in place and score it on the validation part.
@@ -80,6 +98,7 @@ def fit(
         until_epoch: Epochs after which to stop, counted from the schedule's start; ``None`` for all.
         resume: A state from an earlier call with the same model, data, recipe, format and seed.
         keep_state: Whether the result carries the state.
+        scored: Further epochs, counted from 1, after which the model is scored; it changes nothing of the training.
         on_epoch: Called after each epoch with the number of epochs done and to be done.
 
     Raises:
@@ -98,10 +117,18 @@ def fit(
     with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []), ieee_fp32():
         place(model, numeric, device)
         model.train()
-        module = BriefModule(
-            model, bundle, settings, numeric, seed, lambda done: on_epoch(done, until) if on_epoch is not None else None
-        )
-        seconds_before = _restore(module, resume, identity, device) if resume is not None else 0.0
+        curve: dict[int, EpochScore] = {}
+
+        def after_epoch(done: int) -> None:
+            if done in scored and done < until:
+                found = score(model, bundle.validation_batches(settings.batch_size), numeric)
+                curve[done] = EpochScore(done, found.top1, found.loss)
+                model.train()
+            if on_epoch is not None:
+                on_epoch(done, until)
+
+        module = BriefModule(model, bundle, settings, numeric, seed, after_epoch)
+        seconds_before = _restore(module, curve, resume, identity, device) if resume is not None else 0.0
         if not max(1, module.epoch) <= until <= settings.epochs:
             raise ValueError(f"until_epoch={until} is not between the {module.epoch} epochs done and {settings.epochs}")
         if module.epoch < until:
@@ -109,6 +136,7 @@ def fit(
         found = score(model, bundle.validation_batches(settings.batch_size), numeric)
     if not math.isfinite(found.loss):
         raise TrainingDiverged(module.epoch - 1)
+    curve[module.epoch] = EpochScore(module.epoch, found.top1, found.loss)
     train_seconds = seconds_before + time.perf_counter() - started
     return TrainResult(
         top1=found.top1,
@@ -116,9 +144,10 @@ def fit(
         validation_loss=found.loss,
         epochs=module.epoch,
         train_loss=tuple(module.train_loss),
+        curve=tuple(curve.values()),
         train_seconds=train_seconds,
         images_per_s=module.images / module.epoch_seconds if module.images else None,
-        state=_state(module, identity, train_seconds) if keep_state else None,
+        state=_state(module, curve, identity, train_seconds) if keep_state else None,
     )
 
 
@@ -133,7 +162,7 @@ def _identity(bundle: DataBundle, settings: TrainSettings, numeric: NumericForma
     }
 
 
-def _state(module: Any, identity: dict[str, Any], train_seconds: float) -> bytes:
+def _state(module: Any, curve: dict[int, EpochScore], identity: dict[str, Any], train_seconds: float) -> bytes:
     buffer = io.BytesIO()
     torch.save(
         {
@@ -142,6 +171,7 @@ def _state(module: Any, identity: dict[str, Any], train_seconds: float) -> bytes
             "model": module.model.state_dict(),
             "optimizer": module.optimizer.state_dict(),
             "train_loss": module.train_loss,
+            "curve": [dataclasses.astuple(point) for point in curve.values()],
             "train_seconds": train_seconds,
         },
         buffer,
@@ -149,8 +179,8 @@ def _state(module: Any, identity: dict[str, Any], train_seconds: float) -> bytes
     return buffer.getvalue()
 
 
-def _restore(module: Any, state: bytes, identity: dict[str, Any], device: torch.device) -> float:
-    """Load a state into ``module`` and return the seconds that it has cost."""
+def _restore(module: Any, curve: dict[int, EpochScore], state: bytes, identity: dict[str, Any], device: torch.device) -> float:
+    """Load a state into ``module`` and ``curve``, and return the seconds that it has cost."""
     try:
         found = torch.load(io.BytesIO(state), map_location=device, weights_only=True)
         if found["format"] != _STATE_FORMAT:
@@ -164,6 +194,7 @@ def _restore(module: Any, state: bytes, identity: dict[str, Any], device: torch.
         module.model.load_state_dict(found["model"])
         module.optimizer.load_state_dict(found["optimizer"])
         module.train_loss = [float(loss) for loss in found["train_loss"]]
+        curve |= {int(epoch): EpochScore(int(epoch), float(top1), float(loss)) for epoch, top1, loss in found["curve"]}
         return float(found["train_seconds"])
     except InputError:
         raise

@@ -209,6 +209,20 @@ def test_stopping_and_going_on_changes_nothing(make_model, make_bundle, stops: t
     assert again.top1 == expected.top1 and again.images_per_s is None
 
 
+def test_scores_on_the_way_change_nothing_and_survive_a_resumption(make_model, make_bundle) -> None:
+    bundle = make_bundle()
+    plain, scored, stopped = make_model(), make_model(), make_model()
+    wanted = run(plain, bundle)
+    found = run(scored, bundle, scored=range(1, 5))
+    assert_same(weights(plain), weights(scored))
+    assert [point.epoch for point in found.curve] == [1, 2, 3, 4] and [point.epoch for point in wanted.curve] == [4]
+    assert found.curve[-1] == wanted.curve[-1] and found.curve[-1].top1 == found.top1
+    first = run(stopped, bundle, until_epoch=2, keep_state=True, scored=[1])
+    assert first.curve == found.curve[:2]
+    again = run(make_model(seed=9), bundle, resume=first.state, scored=[3])
+    assert again.curve == found.curve
+
+
 def test_state_is_plain_and_checked(make_model, make_bundle) -> None:
     bundle = make_bundle()
     state = run(make_model(), bundle, until_epoch=1, keep_state=True).state
