@@ -1,9 +1,13 @@
-"""One candidate's way: build, count, measure, train. Plain data in, plain data out; knows nothing of studies or samplers."""
+"""One candidate's way: build, count, measure, gate, train. Plain data in and out; knows nothing of studies or samplers.
+
+The way can be walked in stretches: a training ends after so many epochs, and another request goes on from its state.
+"""
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+import statistics
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
@@ -11,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from nas.analyse.tradeoffs import violations
 from nas.errors import InputError, RunError
 from nas.failures import first_line, is_out_of_memory
 from nas.measure.measurement import Measurement, Measuring
@@ -34,7 +39,13 @@ class EvaluationRequest:
         seed: Origin of the initial weights, the order of images and the augmentation; equal for all candidates of a study,
             so that they are compared on equal terms.
         required: Metrics that must be measured: a candidate for which one cannot be is not trained.
-        keep_weights: Whether the evaluation carries the trained weights.
+        gate: Bounds by metric: a candidate that misses one that is known before it is trained is not trained.
+        until_epoch: Epochs after which the training stops, counted from its beginning; ``None`` trains to the end.
+        scored: Further epochs after which the network is scored.
+        begun: What an earlier evaluation of this candidate came to, with its state: the training goes on from there, and
+            nothing is measured again.
+        keep_state: Whether the evaluation carries what it takes to go on.
+        keep_weights: Whether the evaluation carries the trained weights, if the training came to its end.
     """
 
     space: SearchSpace
@@ -46,6 +57,11 @@ class EvaluationRequest:
     device: str
     seed: int
     required: tuple[str, ...] = ()
+    gate: Mapping[str, float] = field(default_factory=dict)
+    until_epoch: int | None = None
+    scored: tuple[int, ...] = ()
+    begun: Evaluation | None = None
+    keep_state: bool = False
     keep_weights: bool = False
 
 
@@ -61,6 +77,9 @@ class Metrics:
         energy_uncertainty_j: What the sensor's ticks and the spread of windows leave open, without the sensor's bias.
         peak_memory_mb: Highest memory asked for during a forward pass.
         process_memory_mb: All that the process held on the GPU after it, data and CUDA context included.
+        epochs: Epochs that it was trained for; fewer than the recipe's if it was stopped.
+        train_loss: Mean smoothed loss of each epoch; ``train_loss_area`` is their mean, the area under that curve per epoch.
+        curve: Epochs after which it was scored, with the ``top1`` of each; ``top1_mean`` is the mean of those in the last third.
         measure_flags: What makes the figures doubtful, such as another load on the device.
         measure_seconds: Wall time of counting and measuring, without waiting for the device.
     """
@@ -98,6 +117,9 @@ class Metrics:
     process_memory_mb: float | None = None
     epochs: int | None = None
     train_loss: tuple[float, ...] | None = None
+    train_loss_area: float | None = None
+    curve: tuple[tuple[int, float], ...] | None = None
+    top1_mean: float | None = None
     train_seconds: float | None = None
     measure_flags: tuple[str, ...] = ()
     measure_seconds: float | None = None
@@ -113,7 +135,9 @@ class Evaluation:
         failure: Kind of failure, ``None`` if there was none.
         failure_reason: One sentence: stage, kind and message.
         measurement: Everything that the meters recorded, raw samples included; ``None`` if none was reached.
+        gated_by: The bounds that it misses, for which it was not trained.
         weights: The trained weights as a safetensors file, if they were asked for and training came to its end.
+        state: What it takes to go on, if that was asked for.
     """
 
     metrics: Metrics
@@ -121,13 +145,18 @@ class Evaluation:
     failure: Failure | None = None
     failure_reason: str | None = None
     measurement: Measurement | None = None
+    gated_by: tuple[str, ...] = ()
     weights: bytes | None = field(default=None, repr=False)
+    state: bytes | None = field(default=None, repr=False)
 
     def attributes(self) -> dict[str, Any]:
-        """Return flat JSON-able attributes: every metric, ``<metric>_reason`` where it is missing, and the failure."""
+        """Return flat JSON-able attributes: every metric, ``<metric>_reason`` where it is missing, gate and failure."""
         flat = {f.name: getattr(self.metrics, f.name) for f in fields(self.metrics)}
         flat["measure_flags"] = list(self.metrics.measure_flags)
+        flat["fidelity"] = self.metrics.epochs or 0
         flat |= {f"{name}_reason": reason for name, reason in self.reasons.items()}
+        if self.gated_by:
+            flat["gated_by"] = list(self.gated_by)
         if self.failure:
             flat |= {"failure": self.failure, "failure_reason": self.failure_reason}
         return flat
@@ -220,7 +249,9 @@ class _Way:
         self.found: dict[str, Any] = {"architecture_id": request.architecture.id}
         self.reasons: dict[str, str] = {}
         self.measurement: Measurement | None = None
+        self.gated_by: tuple[str, ...] = ()
         self.weights: bytes | None = None
+        self.state: bytes | None = None
 
     def walk(self) -> None:
         request = self.request
@@ -229,20 +260,35 @@ class _Way:
         self._enter("build")
         torch.manual_seed(request.seed)
         model = request.space.build(request.architecture, bundle.input_shape[0], bundle.num_classes)
-        self._measure(model, bundle.input_shape)
-        gc.collect()  # the copies that were counted and timed, where reference cycles hold them
-        self._train(model, bundle)
+        if request.begun is None:
+            self._measure(model, bundle.input_shape)
+            gc.collect()  # the copies that were counted and timed, where reference cycles hold them
+        else:
+            self.found = {f.name: getattr(request.begun.metrics, f.name) for f in fields(Metrics)}
+            self.reasons, self.measurement = dict(request.begun.reasons), request.begun.measurement
+        if not self.gated_by:
+            self._train(model, bundle)
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
         measuring = Measuring(input_shape, self.request.measure, self._enter)
+
+        def gated() -> str | None:
+            if not self.request.gate:
+                return None
+            known = violations(measuring.result().figures(), self.request.gate)
+            self.gated_by = tuple(name for name, miss in known.items() if miss > 0)
+            return f"the network misses the bound of {' and '.join(self.gated_by)}" if self.gated_by else None
+
         try:
             measuring.count(model)
-            measuring.measure(model)
+            measuring.measure(model, gated)
         finally:
             self.measurement = measuring.result()
             self.found |= self.measurement.figures()
             self.reasons |= self.measurement.reasons()
         self.stage = "measure"
+        if gated() is not None:
+            return
         for metric in self.request.required:
             if METRICS[metric].stage != "train" and self.found.get(metric) is None:
                 reason = self.reasons.get(metric) or "; ".join(self.reasons.values()) or "no reason was given"
@@ -256,16 +302,31 @@ class _Way:
             self.on_stage(f"train {done}/{total}")
 
         trained = fit(
-            model, bundle, request.train, request.numeric, torch.device(request.device), request.seed, on_epoch=on_epoch
+            model,
+            bundle,
+            request.train,
+            request.numeric,
+            torch.device(request.device),
+            request.seed,
+            until_epoch=request.until_epoch,
+            resume=None if request.begun is None else request.begun.state,
+            keep_state=request.keep_state,
+            scored=request.scored,
+            on_epoch=on_epoch,
         )
+        late = [point.top1 for point in trained.curve if point.epoch > request.train.epochs * 2 / 3]
         self.found |= {
             "top1": trained.top1,
+            "top1_mean": statistics.mean(late) if late else None,
             "top5": trained.top5,
             "epochs": trained.epochs,
             "train_loss": trained.train_loss,
+            "train_loss_area": statistics.mean(trained.train_loss),
+            "curve": tuple((point.epoch, point.top1) for point in trained.curve),
             "train_seconds": trained.train_seconds,
         }
-        if request.keep_weights:
+        self.state = trained.state
+        if request.keep_weights and trained.epochs == request.train.epochs:
             self.weights = _packed(model)
 
     def _enter(self, stage: str) -> None:
@@ -273,7 +334,14 @@ class _Way:
         self.on_stage(stage)
 
     def result(self) -> Evaluation:
-        return Evaluation(Metrics(**self.found), dict(self.reasons), measurement=self.measurement, weights=self.weights)
+        return Evaluation(
+            Metrics(**self.found),
+            dict(self.reasons),
+            measurement=self.measurement,
+            gated_by=self.gated_by,
+            weights=self.weights,
+            state=self.state,
+        )
 
     def failed(self, failure: Failure, error: BaseException) -> Evaluation:
         reason = f"{self.stage}: {type(error).__name__}: {first_line(error)}"[:500]

@@ -39,6 +39,8 @@ class Metric:
 _TABLE = (
     Metric("top1", "fraction", "maximize", "train", "validation images whose first guess is right"),
     Metric("top5", "fraction", "maximize", "train", "validation images whose class is among the first five guesses"),
+    Metric("top1_mean", "fraction", "maximize", "train", "mean of top1 after the epochs of the last third of the training"),
+    Metric("train_loss_area", "nats", "minimize", "train", "area under the training loss, per epoch: their mean"),
     Metric("latency_ms", "ms", "minimize", "latency", "median time of one forward pass of a whole batch"),
     Metric("latency_iqr_ms", "ms", "minimize", "latency", "interquartile range of that time: its spread"),
     Metric("latency_graph_ms", "ms", "minimize", "latency", "the same replayed from a CUDA graph: without launches", "graph"),

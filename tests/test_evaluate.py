@@ -256,3 +256,59 @@ def test_evaluating_needs_neither_optuna_nor_hydra() -> None:
         "import sys, nas.evaluate, nas.tables; sys.exit(bool({'optuna', 'hydra', 'omegaconf', 'pydantic'} & sys.modules.keys()))"
     )
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+
+
+# ---- the gate, and a way in stretches
+
+
+@pytest.mark.parametrize(
+    ("gate", "gated_by", "met", "unmet"),
+    [
+        ({"params": 10.0, "latency_ms": 1e9}, ("params",), ["complexity"], ["latency_ms", "energy_j", "peak_memory_mb"]),
+        ({"latency_ms": 1e-9}, ("latency_ms",), ["complexity", "latency"], ["energy_j", "peak_memory_mb"]),
+        ({"params": 10.0, "mult_adds": 1.0}, ("params", "mult_adds"), ["complexity"], ["latency_ms"]),
+    ],
+)
+def test_a_candidate_that_misses_a_bound_is_neither_measured_on_nor_trained(
+    request_: EvaluationRequest, gate: dict[str, float], gated_by: tuple[str, ...], met: list[str], unmet: list[str]
+) -> None:
+    stages: list[str] = []
+    found = evaluate(replace(request_, gate=gate, required=("top1", "latency_ms")), stages.append)
+    assert found.gated_by == gated_by and found.failure is None
+    assert found.metrics.top1 is None and found.metrics.params is not None
+    assert [stage for stage in stages if stage in ("complexity", "latency", "energy", "memory", "train")] == met
+    reason = f"the network misses the bound of {' and '.join(gated_by)}"
+    assert {name: found.reasons[name] for name in unmet} == dict.fromkeys(unmet, reason)
+    attributes = found.attributes()
+    assert attributes["gated_by"] == list(gated_by) and attributes["fidelity"] == 0
+
+
+def test_a_bound_that_is_kept_or_only_known_after_training_gates_nothing(request_: EvaluationRequest) -> None:
+    found = evaluate(replace(request_, gate={"params": 1e9, "top1": 1.0}))
+    assert found.gated_by == () and found.metrics.top1 is not None
+    assert "gated_by" not in found.attributes() and found.attributes()["fidelity"] == 1
+
+
+def test_a_way_in_stretches_ends_where_one_in_one_go_does(request_: EvaluationRequest) -> None:
+    whole = replace(request_, train=replace(request_.train, epochs=6), scored=(2, 4, 5), keep_weights=True)
+    wanted = evaluate(whole)
+    stages: list[str] = []
+    first = evaluate(replace(whole, until_epoch=2, keep_state=True), stages.append)
+    assert first.metrics.epochs == 2 and first.weights is None and first.state is not None
+    assert first.metrics.curve == wanted.metrics.curve[:1]
+    second = evaluate(replace(whole, until_epoch=4, begun=first, keep_state=True))
+    stages.clear()
+    last = evaluate(replace(whole, begun=second), stages.append)
+    assert stages == ["data", "build", "train", "train 5/6", "train 6/6"]  # nothing is measured again
+    assert last.measurement == first.measurement and last.metrics.latency_ms == first.metrics.latency_ms
+    assert last.state is None and last.weights == wanted.weights
+    same = ("top1", "top5", "train_loss", "curve", "epochs", "top1_mean", "train_loss_area", "params")
+    assert [getattr(last.metrics, name) for name in same] == [getattr(wanted.metrics, name) for name in same]
+
+
+def test_proxies_are_what_they_say(request_: EvaluationRequest) -> None:
+    found = evaluate(replace(request_, train=replace(request_.train, epochs=6), scored=(1, 5))).metrics
+    tops = dict(found.curve)
+    assert list(tops) == [1, 5, 6] and tops[6] == found.top1
+    assert found.top1_mean == pytest.approx((tops[5] + tops[6]) / 2)  # the last third of six epochs
+    assert found.train_loss_area == pytest.approx(sum(found.train_loss) / 6)

@@ -174,31 +174,46 @@ class Measuring:
         self._on_stage("complexity")
         self._found["complexity"] = complexity.count(model, self._input_shape)
 
-    def measure(self, model: nn.Module) -> None:
-        """Take latency, memory and energy of a copy of ``model``, alone on the device among this machine's measurements."""
+    def measure(self, model: nn.Module, enough: Callable[[], str | None] = lambda: None) -> None:
+        """Take latency, memory and energy of a copy of ``model``, alone on the device among this machine's measurements.
+
+        Args:
+            model: The network.
+            enough: Asked before each meter, cheapest first; a reason ends it, and is that of all that was not measured.
+        """
+        if (reason := enough()) is not None:
+            self._refusals |= dict.fromkeys(("latency_ms", "peak_memory_mb", "energy_j"), reason)
+            self._ended_s = time.perf_counter()
+            return
         waiting_s = time.perf_counter()
         self._on_stage("waiting for the device")
         try:
             with exclusive(self._device, self._conditions.lock_seconds):
                 self._waited_s = time.perf_counter() - waiting_s
-                self._measure(model)
+                self._measure(model, enough)
         except SensorError as refusal:
             self._waited_s = time.perf_counter() - waiting_s
             self._refusals |= dict.fromkeys(("latency_ms", "peak_memory_mb", "energy_j"), str(refusal))
         finally:
             self._ended_s = time.perf_counter()
 
-    def _measure(self, model: nn.Module) -> None:
+    def _measure(self, model: nn.Module, enough: Callable[[], str | None]) -> None:
         self._on_stage("latency")
         net = subject.of(model, self._input_shape, self._conditions)
         try:
             self._found["latency"] = latency.measure(net)
         except SensorError as refusal:
             self._refusals["latency_ms"] = str(refusal)
+        if (reason := enough()) is not None:
+            self._refusals |= dict.fromkeys(("peak_memory_mb", "energy_j"), reason)
+            return
         self._on_stage("memory")
         self._found["memory"] = memory.measure(net)
         if not self._conditions.energy:
             self._refusals["energy_j"] = "measure.energy is false"
+            return
+        if (reason := enough()) is not None:
+            self._refusals["energy_j"] = reason
             return
         self._on_stage("energy")
         self._found["energy"] = energy.measure(net)
