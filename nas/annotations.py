@@ -196,12 +196,16 @@ class Annotator:
         if failed:
             return f"**Failed** ({attributes.get('failure', 'error')}): {attributes.get('failure_reason', 'no reason')}"
         missed = {name: miss for name, miss in violations(attributes, self._study.constraints).items() if miss > 0}
+        if attributes.get("reused_from") is not None:
+            return f"**Repeat**: builds what trial {attributes['reused_from']} built; its result was taken again."
+        if attributes.get("stopped_at") is not None:
+            return f"**Stopped early**, after {attributes['stopped_at']} epochs: others stood higher by then."
         if missed:
             told = [
                 f"{name} misses {show(METRICS[name], self._study.constraints[name])} by {show(METRICS[name], miss)}"
                 for name, miss in missed.items()
             ]
-            return f"**Infeasible**: {'; '.join(told)}."
+            return f"**Infeasible**: {'; '.join(told)}.{' It was not trained.' if attributes.get('gated_by') else ''}"
         return "**Complete**, keeps every constraint." if self._study.constraints else "**Complete**."
 
     def _study_note(self) -> str:

@@ -67,12 +67,19 @@ def outcome_of(trial: FrozenTrial) -> Outcome:
     return Outcome(
         name=str(trial.number),
         number=trial.number,
-        state=STATES[trial.state],
+        state=_state(trial),
         attributes=trial.user_attrs,
         params=trial.params,
         started_at=_seconds(trial.datetime_start),
         ended_at=_seconds(trial.datetime_complete),
     )
+
+
+def _state(trial: FrozenTrial) -> State:
+    known = trial.user_attrs.get("reused_from")
+    if isinstance(known, int) and trial.state != TrialState.FAIL:
+        return "repeated"
+    return STATES[trial.state]
 
 
 def references_in(attributes: Mapping[str, Any]) -> list[Outcome]:

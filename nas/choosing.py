@@ -51,8 +51,10 @@ def choose(run: Run, pick: str | None, trial: int | None, architecture: str | No
         outcome = run.trial(trial)
         misses = {name: miss for name, miss in violations(outcome.attributes, run.constraints).items() if miss > 0}
         why = f"trial {trial} was asked for"
-        if outcome.state != "complete":
-            why += f"; in the search it {'failed' if outcome.state == 'failed' else 'was pruned'}"
+        if outcome.state == "failed":
+            why += "; in the search it failed"
+        elif outcome.state == "pruned":
+            why += f"; in the search it was {outcome.pruned_reason}"
         elif misses:
             why += f"; it misses {_misses(misses, run)}"
         return _of_trial(run, outcome, f"{why}.")

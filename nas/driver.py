@@ -1,9 +1,13 @@
-"""Keeps an engine busy until a study has its trials: asks, submits, and tells whatever ends, in the order in which it ends."""
+"""Keeps an engine busy until a study has its trials: asks, submits, and tells whatever ends, in the order in which it ends.
+
+Where a scheduler may stop trainings early, a candidate is evaluated in stretches from rung to rung.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from dataclasses import replace
 from typing import Protocol
 
 from nas.engine import Engine, OnStage
@@ -59,35 +63,58 @@ def run(
         Interrupted: If the gate was asked to stop. Trials that had ended are told; those under way are left running in the
             storage and are taken up again by the next run.
     """
-    pending: dict[Future[Evaluation], int] = {}
+    pending: dict[Future[Evaluation], tuple[int, EvaluationRequest]] = {}
 
-    def tell_done() -> None:
+    def submit(number: int, request: EvaluationRequest) -> None:
+        done = request.begun.metrics.epochs or 0 if request.begun is not None else 0
+        rung = study.scheduler.next_rung(done)
+        request = replace(request, until_epoch=rung, keep_state=rung is not None)
+        try:
+            with gate.interruptible():
+                future = engine.submit(number, request, observer.stage)
+        except (Interrupted, InputError):
+            study.release(number)
+            raise
+        pending[future] = number, request
+
+    def tell(number: int, evaluation: Evaluation, stopped_at: int | None = None) -> None:
+        observer.evaluated(number, evaluation)
+        observer.told(study.tell(number, evaluation, stopped_at))
+
+    def take_done(and_go_on: bool) -> None:
         for future in [future for future in pending if future.done()]:
-            number = pending.pop(future)
-            observer.evaluated(number, future.result())
-            observer.told(study.tell(number, future.result()))
+            number, request = pending[future]
+            evaluation = future.result()
+            if _ended(request, evaluation):
+                del pending[future]
+                tell(number, evaluation)
+            elif and_go_on:
+                del pending[future]
+                if study.goes_on(number, evaluation):
+                    submit(number, replace(request, begun=evaluation))
+                else:
+                    tell(number, evaluation, request.until_epoch)
 
     try:
         while True:
+            take_done(and_go_on=True)
             while len(pending) < engine.capacity and (asked := study.ask()) is not None:
                 observer.asked(asked)
-                try:
-                    with gate.interruptible():
-                        future = engine.submit(asked.number, request_for(asked), observer.stage)
-                except (Interrupted, InputError):
-                    study.release(asked.number)
-                    raise
-                pending[future] = asked.number
+                submit(asked.number, request_for(asked))
             if not pending:
                 return
             with gate.interruptible():
                 wait(pending, return_when=FIRST_COMPLETED)
-            tell_done()
     except Interrupted:
-        tell_done()
-        for number in pending.values():
+        take_done(and_go_on=False)
+        for number, _ in pending.values():
             study.release(number)
         raise
+
+
+def _ended(request: EvaluationRequest, evaluation: Evaluation) -> bool:
+    """Whether a candidate came to the end of its way, and not to a rung of it."""
+    return bool(evaluation.failure or evaluation.gated_by) or request.until_epoch is None
 
 
 def run_references(

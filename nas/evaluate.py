@@ -79,7 +79,8 @@ class Metrics:
         process_memory_mb: All that the process held on the GPU after it, data and CUDA context included.
         epochs: Epochs that it was trained for; fewer than the recipe's if it was stopped.
         train_loss: Mean smoothed loss of each epoch; ``train_loss_area`` is their mean, the area under that curve per epoch.
-        curve: Epochs after which it was scored, with the ``top1`` of each; ``top1_mean`` is the mean of those in the last third.
+        curve: Epochs after which it was scored, with the ``top1`` of each; ``top1_mean`` is the mean of those in the last third
+            of the epochs so far.
         measure_flags: What makes the figures doubtful, such as another load on the device.
         measure_seconds: Wall time of counting and measuring, without waiting for the device.
     """
@@ -314,7 +315,7 @@ class _Way:
             scored=request.scored,
             on_epoch=on_epoch,
         )
-        late = [point.top1 for point in trained.curve if point.epoch > request.train.epochs * 2 / 3]
+        late = [point.top1 for point in trained.curve if point.epoch > trained.epochs * 2 / 3]
         self.found |= {
             "top1": trained.top1,
             "top1_mean": statistics.mean(late) if late else None,

@@ -8,7 +8,10 @@ from typing import Any, Literal
 
 from nas.metrics import Metric
 
-State = Literal["complete", "pruned", "failed"]
+State = Literal["complete", "pruned", "repeated", "failed"]
+
+UNCOUNTED = "uncounted"
+"""The attribute of a trial that is no further one of those that the study shall hold."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Outcome:
     Attributes:
         name: The trial's number as text, or the reference's name.
         number: The trial's number; ``None`` for a reference.
-        state: ``failed`` has a ``failure_reason`` among its attributes.
+        state: ``failed`` has a ``failure_reason`` among its attributes; ``pruned`` was ``gated_by`` bounds or ``stopped_at`` an
+            epoch; ``repeated`` built what an earlier trial had built, ``reused_from``, and was not evaluated.
         attributes: Metrics and whatever else was recorded.
         params: What the sampler suggested, by the names under which the space asks.
         started_at: When it was first begun, in seconds since 1970; ``None`` for a reference.
@@ -37,6 +41,19 @@ class Outcome:
     def failure_reason(self) -> str:
         """Why it failed."""
         return str(self.attributes.get("failure_reason", "no reason was recorded"))
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the study's trials: a candidate that was asked for again, or gone on with, is none more."""
+        return not self.attributes.get(UNCOUNTED)
+
+    @property
+    def pruned_reason(self) -> str:
+        """Why it was not trained to the end."""
+        if gated := self.attributes.get("gated_by"):
+            return f"not trained: misses {' and '.join(gated)}"
+        epochs = self.attributes.get("stopped_at")
+        return "pruned" if epochs is None else f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
 
 
 @dataclass(frozen=True)

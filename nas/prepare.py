@@ -15,6 +15,7 @@ import optuna
 import torch
 from optuna.samplers import BaseSampler
 
+from nas import checkpoints
 from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
@@ -27,6 +28,7 @@ from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.metrics import METRICS, Metric
 from nas.sampling import TrialSeededSampler
+from nas.scheduler import Scheduler, make_scheduler
 from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
 from nas.targets import build_target, locate_target
@@ -40,12 +42,16 @@ _WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded
 
 _PROBED_ARCHITECTURES = 3
 
+_DEAF_TO_THE_GATE = ("NSGAIISampler", "NSGAIIISampler")
+"""Samplers whose parents are complete trials only."""
+
 
 @dataclass(frozen=True)
 class Prepared:
     """A search that can begin.
 
     Attributes:
+        scheduler: Decides which trainings are stopped early.
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
@@ -54,6 +60,7 @@ class Prepared:
     plan: StudyPlan
     space: SearchSpace
     sampler: TrialSeededSampler
+    scheduler: Scheduler
     storage: StorageSpec
     run_dir: Path
     request_for: Callable[[Asked], EvaluationRequest]
@@ -72,6 +79,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
     device = resolve_device(config.device)
+    scheduler = make_scheduler(config.scheduler.kind, config.scheduler.eta, config.scheduler.rungs, config.train.epochs)
     objectives, dropped = _available_objectives(config, device)
     conditions = resolve_conditions(_with_variants(config, objectives), device)
     references = {name: as_candidate(name) for name in config.references}
@@ -96,6 +104,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
+    notes += _gate_notes(config)
     plan = StudyPlan(
         name=config.study.name,
         trials=config.study.trials,
@@ -117,7 +126,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
-    def request_for(space: SearchSpace, architecture: Architecture, keep_weights: bool = False) -> EvaluationRequest:
+    def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
         return EvaluationRequest(
             space=space,
             architecture=architecture,
@@ -128,20 +137,48 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             device=str(device),
             seed=config.seed,
             required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
-            keep_weights=keep_weights,
+            scored=_scored(config, scheduler),
+        )
+
+    def candidate_for(asked: Asked) -> EvaluationRequest:
+        return replace(
+            request_for(space, asked.architecture),
+            gate=config.constraints if config.gate else {},
+            begun=None if asked.begun is None else checkpoints.read(run_dir, asked.begun),
+            keep_weights=config.checkpoints != "none",
         )
 
     return Prepared(
         plan=plan,
         space=space,
         sampler=sampler,
+        scheduler=scheduler,
         storage=spec,
         run_dir=run_dir,
-        request_for=lambda asked: request_for(space, asked.architecture, config.checkpoints != "none"),
+        request_for=candidate_for,
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
     )
+
+
+def _scored(config: SearchConfig, scheduler: Scheduler) -> tuple[int, ...]:
+    """Return the epochs whose accuracies the proxy is made of: the last third up to each rung and up to the end."""
+    if config.proxy != "mean":
+        return ()
+    ends = (*scheduler.rungs, config.train.epochs)
+    return tuple(sorted({epoch for end in ends for epoch in range(1, end + 1) if epoch > end * 2 / 3}))
+
+
+def _gate_notes(config: SearchConfig) -> list[str]:
+    if not config.gate or not config.constraints:
+        return []
+    late = [name for name in config.constraints if METRICS[name].stage == "train"]
+    notes = [f"constraint {name} is known after training only: it bounds the front and gates nothing" for name in late]
+    sampler = str(config.sampler["_target_"]).rpartition(".")[2]
+    if len(late) < len(config.constraints) and sampler in _DEAF_TO_THE_GATE:
+        notes.append(f"{sampler} learns nothing of candidates that the gate stops: with tight constraints take sampler=tpe")
+    return notes
 
 
 def _with_variants(config: SearchConfig, objectives: tuple[Metric, ...]) -> MeasureSettings:

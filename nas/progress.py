@@ -37,7 +37,7 @@ class Progress:
         self._hypervolume = 0.0
         self._study, self._console = study, console
         finished = study.finished
-        self._done = self._done_before = len(finished)
+        self._done = self._done_before = sum(trial.counts for trial in finished)
         self._failed = sum(trial.state == "failed" for trial in finished)
         self._look()
         self._began = time.monotonic()
@@ -74,7 +74,7 @@ class Progress:
     def told(self, trial: Outcome) -> bool:
         """Note that a trial ended; returns whether it changed the front."""
         self._stages.pop(trial.name, None)
-        self._done += 1
+        self._done += trial.counts
         self._failed += trial.state == "failed"
         before = [t.number for t in self.front]
         self._look()
@@ -105,6 +105,10 @@ class Progress:
         head = f"trial {self._done}/{self._study.plan.trials}"
         if trial.state == "failed":
             return f"{head}  failed: {trial.failure_reason}"
+        if trial.state == "pruned":
+            return f"{head}  {trial.pruned_reason}  {self._left()}".rstrip()
+        if trial.state == "repeated":
+            return f"{head}  builds what trial {trial.attributes['reused_from']} built: its result is taken again"
         on_front = "on the front" if any(t.number == trial.number for t in self.front) else "dominated or infeasible"
         return "  ".join([head, *self._values(trial), on_front, f"hypervolume {self._hypervolume:.3f}", self._left()]).rstrip()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nas import checkpoints
 from nas.analyse.tradeoffs import minimised, violations
 from nas.annotations import Annotator, annotated
 from nas.files import write_architecture, write_bytes, write_csv, write_measurement
@@ -50,11 +51,16 @@ class Recorder:
         architecture = self._asked.pop(number)
         if evaluation.measurement is not None:
             write_measurement(self._prepared.run_dir, number, evaluation.measurement.to_dict())
+        if evaluation.state is not None:
+            checkpoints.keep(self._prepared.run_dir, number, evaluation)
         if evaluation.weights is not None and (self._prepared.keeps == "all" or self._would_be_on_front(evaluation)):
             self._write_weights(number, architecture, evaluation.weights)
 
     def told(self, trial: Outcome) -> None:
         """A trial is recorded."""
+        begun = trial.attributes.get("resumed_from")
+        if begun is not None:
+            checkpoints.drop(self._prepared.run_dir, begun)
         if self._progress.told(trial):
             self._write_front()
 

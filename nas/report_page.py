@@ -71,6 +71,8 @@ def _lead(report: Report) -> str:
     failed = sum(outcome.state == "failed" for outcome in population.outcomes)
     if failed:
         counts.append(f"{failed} failed")
+    unranked = Counter(_unranked(outcome) for outcome in population.outcomes if outcome.state in ("pruned", "repeated"))
+    counts += [f"{count} {kind}" for kind, count in unranked.items()]
     if report.run.running:
         counts.append(f"{report.run.running} under way")
     data = report.run.record["data"]
@@ -187,17 +189,32 @@ def _every_trial(report: Report) -> Table:
     heads += [*(Column(name) for name in names), Column("architecture"), Column("reason")]
     rows = []
     for outcome in population.outcomes:
-        kind = population.kinds[outcome.name].name if outcome.name in population.kinds else outcome.state
+        kind = population.kinds[outcome.name].name if outcome.name in population.kinds else _unranked(outcome)
         row = [Cell(outcome.name, float(outcome.name)), Cell(kind)]
         for metric in metrics:
             value = outcome.attributes.get(metric.name)
             row.append(Cell("") if value is None else Cell(show(metric, value), float(f"{float(value):.6g}")))
         row += [Cell(_shown(outcome.params.get(name))) for name in names]
         row.append(Cell(str(outcome.attributes.get("architecture_id", ""))))
-        row.append(Cell(outcome.failure_reason if outcome.state == "failed" else ""))
+        row.append(Cell(_reason(outcome)))
         rows.append(tuple(row))
     faint = frozenset(index for index, outcome in enumerate(population.outcomes) if outcome.state != "complete")
     return Table(tuple(heads), tuple(rows), faint, LINK, tuple(outcome.name for outcome in population.outcomes))
+
+
+def _unranked(outcome: Outcome) -> str:
+    """Return what a trial is that has no place among the complete ones."""
+    if outcome.state == "pruned":
+        return "gated" if outcome.attributes.get("gated_by") else "stopped early"
+    return outcome.state
+
+
+def _reason(outcome: Outcome) -> str:
+    if outcome.state == "failed":
+        return outcome.failure_reason
+    if outcome.state == "pruned":
+        return outcome.pruned_reason
+    return f"builds what trial {outcome.attributes['reused_from']} built" if outcome.state == "repeated" else ""
 
 
 def _shown(value: Any) -> str:

@@ -39,6 +39,9 @@ that trade the objectives best are kept. The same command again continues the st
   space.*, data.*          the design space and the images: see the files in {conf}
   train.*                  the recipe: train.epochs, train.batch_size, train.peak_lr, ...
   measure.*                measure.batch_size, measure.precision, measure.require, ...
+  scheduler                scheduler=mo_asha stops trainings early that stand low at a rung; scheduler.eta, scheduler.rungs
+  gate                     false trains candidates too that miss a bound which is known before
+  proxy                    what stands for top1 among the objectives: last, mean (of the last epochs), loss_area
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
@@ -105,7 +108,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         owner = Owner(prepared.storage.owners(prepared.run_dir))
         with owner.election():  # two commands begun at once must not both make the tables
             storage = open_storage(prepared.storage)
-            study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner)
+            study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner, prepared.scheduler)
             annotator = annotator_of(
                 prepared.plan, prepared.run_dir, storage, partial(console.print, markup=False, soft_wrap=True)
             )

@@ -158,3 +158,8 @@ def _reason(spec: StorageSpec, error: Exception) -> str:
     else:
         remedy = "check that the server runs, and its name, user and password"
     return f"study.storage={spec.shown} cannot be opened ({text.rstrip('.')}): {remedy}."
+
+
+def memory_storage() -> Storage:
+    """Return a storage that ends with the process, for studies that are played and not kept."""
+    return Storage(optuna.storages.InMemoryStorage(), StorageSpec("memory", None))

@@ -20,9 +20,11 @@ from nas.archive import REFERENCE, STATES, outcome_of, reference_outcome, refere
 from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
+from nas.history import RUNG, known, marks, stopped
 from nas.metrics import Metric
-from nas.outcomes import Outcome
+from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import Owner
+from nas.scheduler import Scheduler
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
 
@@ -35,6 +37,9 @@ _INFEASIBLE = math.ulp(0.0)
 
 MOST_ATTEMPTS = 3
 """Times that a trial is begun before it is taken for the cause of its process's death."""
+
+MOST_REPEATS = 8
+"""Repeats in a row for which the sampler is asked again; the next one counts as a trial, or a small space would never end."""
 
 _REFERENCE_ATTEMPTS = "reference_attempts:"
 """Begins the name of the one that holds how often it was begun since it ended last."""
@@ -63,10 +68,15 @@ class StudyPlan:
 
 @dataclass(frozen=True)
 class Asked:
-    """A candidate to be evaluated."""
+    """A candidate to be evaluated.
+
+    Attributes:
+        begun: The trial that was stopped early and whose training it goes on with; ``None`` for a new candidate.
+    """
 
     number: int
     architecture: Architecture
+    begun: Outcome | None = None
 
 
 class Study:
@@ -78,6 +88,7 @@ class Study:
         space: The design space.
         sampler: Makes the suggestions.
         owner: This process.
+        scheduler: Decides which trainings are stopped early.
 
     Attributes:
         before_tell: Called with each trial, and whether it failed, just before it is told.
@@ -86,8 +97,17 @@ class Study:
         InputError: If a study of that name was begun under other conditions.
     """
 
-    def __init__(self, storage: Storage, plan: StudyPlan, space: SearchSpace, sampler: BaseSampler, owner: Owner) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        plan: StudyPlan,
+        space: SearchSpace,
+        sampler: BaseSampler,
+        owner: Owner,
+        scheduler: Scheduler | None = None,
+    ) -> None:
         self.plan, self.space = plan, space
+        self.scheduler = scheduler or Scheduler()
         self._storage, self._owner = storage, owner
         before = stored_conditions(storage, plan.name)
         if before is not None:
@@ -110,6 +130,7 @@ class Study:
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
         self._running: dict[int, optuna.Trial] = {}
+        self._marks_seen: dict[int, int] = {}
         self._first = True
         self.before_tell: BeforeTell = lambda trial, failed: None
 
@@ -162,26 +183,57 @@ class Study:
         """Return the next candidate, ``None`` when the study has, or will have, all its trials.
 
         A trial whose process died is asked for again before any new one: under its own number, with the suggestions that
-        it had. If that process had recorded the outcome and died before telling it, it is told now.
+        it had. If that process had recorded the outcome and died before telling it, it is told now. After that come
+        candidates that were stopped early and have turned out to be worth going on with. A suggestion that builds what is
+        known already is told as what is known, and the sampler is asked again.
         """
+        repeats = 0
         while True:
             # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
-            trial = (self._orphan() if self._first else None) or self._new() or self._orphan()
+            trial = (self._orphan() if self._first else None) or self._promoted() or self._new() or self._orphan()
             self._first = False
             if trial is None:
                 return None
             architecture = self._suggest(trial)
-            if architecture is not None:
+            if architecture is None:
+                continue
+            begun = trial.user_attrs.get("resumed_from")
+            before = known(self.trials, architecture.id, trial.number) if begun is None else None
+            if before is None:
                 self._running[trial.number] = trial
-                return Asked(trial.number, architecture)
+                return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
+            counts = repeats == MOST_REPEATS
+            self._repeat(trial, before, counts)
+            repeats = 0 if counts else repeats + 1
 
-    def tell(self, number: int, evaluation: Evaluation) -> Outcome:
-        """Record an evaluation and finish its trial: complete with its values, or failed with its reason."""
+    def goes_on(self, number: int, evaluation: Evaluation) -> bool:
+        """Keep what a running trial has come to at a rung, and return whether it is worth going on with."""
+        attributes = evaluation.attributes()
+        if self._missing(attributes):
+            return False  # telling it will say so
+        epochs = attributes["fidelity"]
+        missed = sum(
+            max(0.0, miss) / (abs(self.plan.constraints[name]) or 1.0)
+            for name, miss in violations(attributes, self.plan.constraints).items()
+        )
+        (values,) = minimised([Outcome("", None, "pruned", attributes)], self.plan.objectives).tolist()
+        self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
+        return self.scheduler.goes_on(number, marks(self.trials, epochs))
+
+    def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
+        """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
+
+        Args:
+            number: The trial.
+            evaluation: What it came to.
+            stopped_at: The epoch after which it was stopped early.
+        """
         trial = self._running.pop(number)
-        # An attempt that was cut off while its failure was being written must not fail the attempt after it.
-        stale = {key: None for key in ("failure", "failure_reason") if trial.user_attrs.get(key)}
+        # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
+        stale = {key: None for key in ("failure", "failure_reason", "gated_by", "stopped_at") if trial.user_attrs.get(key)}
+        stopped = {} if stopped_at is None else {"stopped_at": stopped_at}
         try:
-            for key, value in {**stale, **evaluation.attributes()}.items():
+            for key, value in {**stale, **evaluation.attributes(), **stopped}.items():
                 trial.set_user_attr(key, value)
             return outcome_of(self._finish(trial))
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
@@ -220,11 +272,45 @@ class Study:
 
     def _new(self) -> optuna.Trial | None:
         with self._owner.election():
-            if sum(trial.state != TrialState.WAITING for trial in self.trials) >= self.plan.trials:
+            if self._counted() >= self.plan.trials:
                 return None
             trial = self._study.ask()
             self._take(trial, 1)
             return trial
+
+    def _counted(self) -> int:
+        return sum(trial.state != TrialState.WAITING and not trial.user_attrs.get(UNCOUNTED) for trial in self.trials)
+
+    def _promoted(self) -> optuna.Trial | None:
+        """Return a new trial for a candidate that was stopped at a rung and now stands high enough there to go on."""
+        if not self.scheduler.rungs:
+            return None
+        with self._owner.election():
+            for rung in reversed(self.scheduler.rungs):
+                trials = self.trials
+                there = marks(trials, rung)
+                if len(there) == self._marks_seen.get(rung):
+                    continue  # nobody came to this rung since nobody was found
+                for old in stopped(trials, rung):
+                    if self.scheduler.goes_on(old.number, there):
+                        self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
+                        trial = self._study.ask()
+                        self._take(trial, 1)
+                        return trial
+                self._marks_seen[rung] = len(there)
+        return None
+
+    def _repeat(self, trial: optuna.Trial, before: FrozenTrial, counts: bool) -> None:
+        """Tell a trial as what is known of its architecture; what no sampler learns from stays with the known trial."""
+        names = [*(metric.name for metric in self.plan.objectives), *self.plan.constraints]
+        keys = dict.fromkeys([*names, "failure", "failure_reason", "fidelity", "gated_by", "stopped_at"])
+        copied = {key: before.user_attrs[key] for key in keys if before.user_attrs.get(key) is not None}
+        try:
+            for key, value in {**copied, "reused_from": before.number, UNCOUNTED: not counts}.items():
+                trial.set_user_attr(key, value)
+            self._finish(trial)
+        except UpdateFinishedTrialError:
+            return
 
     def _take(self, trial: optuna.Trial, attempt: int) -> None:
         trial.set_user_attr("owner", self._owner.name)
@@ -246,13 +332,17 @@ class Study:
 
     def _finish(self, trial: optuna.Trial) -> FrozenTrial:
         attributes = trial.user_attrs
-        missing = self._missing(attributes)
+        # A candidate that was not trained to the end has no accuracy to compare; told as failed it would teach nothing.
+        gated = bool(attributes.get("gated_by"))
+        missing = None if gated else self._missing(attributes)
+        pruned = not (missing or attributes.get("failure")) and (gated or attributes.get("stopped_at") is not None)
         if missing and not attributes.get("failure"):
             trial.set_user_attr("failure", "error")
             trial.set_user_attr("failure_reason", missing)
         failed = bool(missing) or bool(attributes.get("failure"))
+        state = TrialState.FAIL if failed else TrialState.PRUNED if pruned else TrialState.COMPLETE
         if "outcome" not in attributes:
-            trial.set_user_attr("outcome", "failed" if failed else "complete")
+            trial.set_user_attr("outcome", STATES[state])
         known = trial.constraints
         missed = violations(attributes, self.plan.constraints)
         for name, miss in missed.items():
@@ -262,8 +352,8 @@ class Study:
         self.before_tell(trial, failed)
         told = self._study.tell(
             trial,
-            None if failed else [float(attributes[metric.name]) for metric in self.plan.objectives],
-            TrialState.FAIL if failed else TrialState.COMPLETE,
+            [float(attributes[metric.name]) for metric in self.plan.objectives] if state == TrialState.COMPLETE else None,
+            state,
         )
         self._storage.make_durable()
         return told

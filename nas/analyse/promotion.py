@@ -82,11 +82,11 @@ def places(count: int, eta: float) -> int:
     return math.ceil(count / eta - 1e-9)
 
 
-def goes_on(values: Array, index: int, eta: float) -> bool:
-    """Whether the candidate in row ``index`` is among the top 1/eta of all rows: whether its standing leaves it a place."""
+def goes_on(values: Array, index: int, count: int) -> bool:
+    """Whether the candidate in row ``index`` is among the best ``count`` of all rows: whether its standing leaves it a place."""
     ranks = non_domination_ranks(values)
     members = np.flatnonzero(ranks == ranks[index])
-    left = places(len(values), eta) - int((ranks < ranks[index]).sum())
+    left = count - int((ranks < ranks[index]).sum())
     if left <= 0 or left >= len(members):
         return left > 0  # volumes, which take long to compute, decide nothing
     added = contributions(values[members])

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from annotated_types import Ge, Interval, MinLen
+from annotated_types import Ge, Gt, Interval, Lt, MinLen
 
 from nas.config.common import Plain, check_name, reject_unknown
 from nas.errors import InputError, suggestion
@@ -37,6 +37,25 @@ class StudySettings:
 
 
 @dataclass(frozen=True)
+class SchedulerSettings:
+    """The ``scheduler.*`` keys.
+
+    Attributes:
+        kind: ``mo_asha`` stops trainings early by how a candidate stands at a rung; ``none`` trains every candidate to the end.
+        eta: Of so many candidates that come to a rung, one goes on.
+        rungs: Epochs after which is decided; ``None`` for the recipe's epochs divided by eta again and again.
+    """
+
+    kind: Literal["none", "mo_asha"] = "none"
+    eta: Annotated[float, Gt(1), Lt(math.inf)] = 3.0
+    rungs: tuple[Annotated[int, Ge(1)], ...] | None = None
+
+
+PROXIES = {"last": "top1", "mean": "top1_mean", "loss_area": "train_loss_area"}
+"""What a brief training may be scored by: the metric that stands for ``top1`` among the objectives."""
+
+
+@dataclass(frozen=True)
 class SearchConfig:
     """All keys of ``nas.search``; ``data``, ``space`` and ``sampler`` are open mappings that their ``_target_`` checks.
 
@@ -48,11 +67,15 @@ class SearchConfig:
         train: The recipe.
         measure: The measuring conditions.
         sampler: Optuna's sampler and its arguments.
+        scheduler: Which trainings are stopped early.
         run_dir: Folder of everything that the study leaves behind.
         seed: Origin of all randomness; 0 to 2^31 - 1.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         objectives: Names of metrics; each is taken in its better direction.
         constraints: Bounds on metrics: an upper one where less is better, a lower one where more is.
+        gate: Whether a candidate that misses a bound that is known before it is trained is not trained.
+        proxy: What a brief training is scored by: ``last``, the last epoch's accuracy; ``mean``, that of the last third of the
+            epochs; ``loss_area``, the area under the training loss.
         checkpoints: Which trials keep their trained weights: those on the ``front`` when they end, ``all`` or ``none``.
         references: Known networks that are trained and measured like the candidates, for comparison.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
@@ -65,17 +88,27 @@ class SearchConfig:
     train: TrainSettings
     measure: MeasureSettings
     sampler: Plain
+    scheduler: SchedulerSettings
     run_dir: str
     seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     device: str = "auto"
     objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
     constraints: dict[str, float] = field(default_factory=dict)
+    gate: bool = True
+    proxy: Literal["last", "mean", "loss_area"] = "last"
     checkpoints: Literal["front", "all", "none"] = "front"
     references: tuple[str, ...] = ()
     allow_modules: tuple[str, ...] = ()
 
 
-SEARCH_GROUPS: Plain = {"data": None, "space": None, "train": "brief", "measure": "default", "sampler": "tpe"}
+SEARCH_GROUPS: Plain = {
+    "data": None,
+    "space": None,
+    "train": "brief",
+    "measure": "default",
+    "sampler": "tpe",
+    "scheduler": "none",
+}
 """The groups of ``conf/`` that a search is composed of, and the option of each that holds if a study names none."""
 
 SEARCH_ROOT: Plain = {
@@ -85,6 +118,8 @@ SEARCH_ROOT: Plain = {
     "device": "auto",
     "objectives": list(DEFAULT_OBJECTIVES),
     "constraints": None,
+    "gate": True,
+    "proxy": "last",
     "checkpoints": "front",
     "references": [],
     "allow_modules": [],
@@ -103,8 +138,8 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     """
     known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source"}
     reject_unknown("", plain, known)
-    values = dict(plain)
-    for key in ("study", "data", "space", "train", "measure", "sampler"):
+    values = {"scheduler": {}, **plain}  # a study of an older version has no scheduler
+    for key in ("study", "data", "space", "train", "measure", "sampler", "scheduler"):
         value = values.get(key)
         if value is None and key in ("data", "space"):
             raise InputError(
@@ -114,7 +149,12 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
             raise InputError(f"{key}={value!r} cannot be used: it must be a mapping of keys; set {key}.<key>=<value>.")
         if key in ("data", "space", "sampler") and not isinstance(value.get("_target_"), str):
             raise InputError(f"{key}._target_ is not set: name the class to use, or choose one with {key}=<name>.")
-    for key, cls in (("study", StudySettings), ("train", TrainSettings), ("measure", MeasureSettings)):
+    for key, cls in (
+        ("study", StudySettings),
+        ("train", TrainSettings),
+        ("measure", MeasureSettings),
+        ("scheduler", SchedulerSettings),
+    ):
         reject_unknown(f"{key}.", values[key], {f.name for f in dataclasses.fields(cls)})
     shared = {f.name for f in dataclasses.fields(DataSettings)}
     data = values["data"]
@@ -124,7 +164,18 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data"})
     check_name("study.name", config.study.name)
     _check_metrics(config)
-    return config
+    return _by_proxy(config)
+
+
+def _by_proxy(config: SearchConfig) -> SearchConfig:
+    """Let the metric that the proxy names stand for ``top1``; one that is no fraction of images keeps its own name."""
+    metric = PROXIES[config.proxy]
+    if metric == "top1" or metric in config.objectives:
+        return config
+    if "top1" not in config.objectives:
+        raise InputError(f"proxy={config.proxy} cannot be used: top1, for which it stands, is not among the objectives; add it.")
+    objectives = tuple(metric if name == "top1" else name for name in config.objectives)
+    return dataclasses.replace(config, objectives=objectives)
 
 
 def _check_metrics(config: SearchConfig) -> None:

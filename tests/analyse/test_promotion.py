@@ -77,7 +77,7 @@ def test_standings_agree_with_domination_and_do_not_depend_on_order_or_units(val
 
 @given(points, etas)
 def test_the_top_share_goes_on(values: np.ndarray, eta: float) -> None:
-    on = [goes_on(values, index, eta) for index in range(len(values))]
+    on = [goes_on(values, index, places(len(values), eta)) for index in range(len(values))]
     assert any(on)
     wanted = max(1, math.ceil(len(values) / eta - 1e-9))
     assert places(len(values), eta) == wanted
@@ -90,7 +90,7 @@ def test_the_top_share_goes_on(values: np.ndarray, eta: float) -> None:
 def test_one_objective_is_plain_successive_halving() -> None:
     values = np.array([[3.0], [1.0], [2.0], [5.0], [4.0], [6.0]])
     assert standings(values).tolist() == [2, 0, 1, 4, 3, 5]
-    assert [goes_on(values, index, 3.0) for index in range(6)] == [False, True, True, False, False, False]
+    assert [goes_on(values, index, places(6, 3.0)) for index in range(6)] == [False, True, True, False, False, False]
 
 
 def test_the_ends_and_the_gaps_of_a_front_stand_before_its_crowd() -> None:

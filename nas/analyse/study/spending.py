@@ -32,7 +32,10 @@ class Spending:
 
 def spending(population: Population) -> Spending:
     """Sort every trial's seconds; a trial counts in the first group that it fits."""
-    groups = ("failed", "repeats of a network", "miss a constraint", "dominated or tied", "on the front")
+    groups = (
+        *("failed", "repeats of a network", "gated before training", "stopped early"),
+        *("miss a constraint", "dominated or tied", "on the front"),
+    )
     seconds = {group: dict.fromkeys(_PARTS, 0.0) for group in groups}
     counts = dict.fromkeys(groups, 0)
     front = {outcome.name for outcome in population.front}
@@ -42,18 +45,24 @@ def spending(population: Population) -> Spending:
     for outcome in population.outcomes:
         network = outcome.attributes.get("architecture_id")
         if outcome.state == "failed":
-            group = groups[0]
-        elif network in seen:
-            group = groups[1]
+            group = "failed"
+        elif outcome.state == "repeated" or (network in seen and outcome.state == "complete"):
+            group = "repeats of a network"
+        elif outcome.state == "pruned":
+            group = "gated before training" if outcome.attributes.get("gated_by") else "stopped early"
+        elif outcome.name in front:
+            group = "on the front"
         else:
-            group = groups[4] if outcome.name in front else groups[3] if outcome.name in allowed else groups[2]
-        seen.add(network)
+            group = "dominated or tied" if outcome.name in allowed else "miss a constraint"
+        if outcome.state == "complete":
+            seen.add(network)
         counts[group] += 1
         if outcome.started_at is None or outcome.ended_at is None:
             untimed += 1
             continue
         whole = outcome.ended_at - outcome.started_at
-        train = float(outcome.attributes.get("train_seconds") or 0.0)
+        # A training that went on from where another trial had stopped records the seconds of both.
+        train = min(whole, float(outcome.attributes.get("train_seconds") or 0.0))
         measure = float(outcome.attributes.get("measure_seconds") or 0.0)
         for part, spent in zip(_PARTS, (train, measure, max(0.0, whole - train - measure)), strict=True):
             seconds[group][part] += spent

@@ -1,0 +1,42 @@
+"""What a candidate that was stopped early left in its trial's folder, so that its training can go on later."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from nas.evaluate import Evaluation, Metrics
+from nas.files import write_bytes
+from nas.measure.measurement import Measurement
+from nas.outcomes import Outcome
+
+_STATE = "training_state.pt"
+_TUPLES = ("train_loss", "measure_flags")
+
+
+def keep(run_dir: Path, number: int, evaluation: Evaluation) -> None:
+    """Write the state of a trial that was stopped; the rest of what it takes to go on is in its attributes."""
+    assert evaluation.state is not None
+    write_bytes(run_dir / "trials" / str(number) / _STATE, evaluation.state)
+
+
+def read(run_dir: Path, stopped: Outcome) -> Evaluation | None:
+    """Return what a stopped trial had come to, with its state; ``None`` if that is gone, and it must begin anew."""
+    folder = run_dir / "trials" / stopped.name
+    try:
+        state = (folder / _STATE).read_bytes()
+        measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found: dict[str, Any] = {f.name: stopped.attributes.get(f.name) for f in dataclasses.fields(Metrics)}
+    found |= {name: tuple(found[name] or ()) for name in _TUPLES}
+    found["curve"] = tuple((int(epoch), float(top1)) for epoch, top1 in found["curve"] or ())
+    reasons = {name: str(reason) for name in found if (reason := stopped.attributes.get(f"{name}_reason")) is not None}
+    return Evaluation(Metrics(**found), reasons, measurement=measurement, state=state)
+
+
+def drop(run_dir: Path, number: int) -> None:
+    """Forget a state that was gone on with."""
+    (run_dir / "trials" / str(number) / _STATE).unlink(missing_ok=True)

@@ -1,0 +1,347 @@
+"""Stopping early, the gate and repeats, from the decision at a rung to what the study and a run folder hold afterwards."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.trial import TrialState
+
+from nas.driver import run
+from nas.engine import OnStage
+from nas.errors import InputError
+from nas.evaluate import Evaluation, EvaluationRequest, Metrics
+from nas.history import marks
+from nas.interrupt import InterruptGate
+from nas.measure.device import resolve_conditions
+from nas.measure.settings import MeasureSettings
+from nas.outcomes import Outcome
+from nas.scheduler import Mark, MoAsha, Scheduler, default_rungs, make_scheduler
+from nas.storage import memory_storage
+from nas.study import MOST_REPEATS, Asked, StudyPlan
+from nas.train.data import DataRequest
+from nas.train.datasets import Digits
+from nas.train.settings import DataSettings, NumericFormat, TrainSettings
+from tests.test_study import PLAN, Run, sampler
+from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
+
+EPOCHS = 9
+
+
+# ---- the decision
+
+
+@given(st.integers(1, 400), st.floats(1.01, 10.0))
+def test_default_rungs_lie_below_the_last_epoch_and_thin_out(epochs: int, eta: float) -> None:
+    rungs = default_rungs(epochs, eta)
+    assert list(rungs) == sorted(set(rungs)) and all(1 <= rung < epochs for rung in rungs)
+    if epochs >= 2 * eta and eta >= 1.5:
+        assert rungs[-1] == pytest.approx(epochs / eta, abs=0.51)
+
+
+def test_rungs_of_usual_recipes() -> None:
+    assert default_rungs(10, 3.0) == (1, 3)
+    assert default_rungs(7, 3.0) == (1, 2)
+    assert default_rungs(1, 3.0) == ()
+    assert default_rungs(81, 3.0) == (1, 3, 9, 27)
+
+
+@pytest.mark.parametrize(
+    ("rungs", "message"),
+    [([2, 9], "9 is not below train.epochs=9"), ([3, 2], "give each epoch once, ascending"), ([2, 2], "give each epoch once")],
+)
+def test_rungs_that_do_not_fit_are_refused(rungs: list[int], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        make_scheduler("mo_asha", 3.0, rungs, EPOCHS)
+
+
+def test_without_a_scheduler_everything_goes_on() -> None:
+    scheduler = make_scheduler("none", 3.0, None, EPOCHS)
+    assert scheduler == Scheduler() and scheduler.next_rung(0) is None
+
+
+def test_who_misses_a_bound_stands_behind_all_who_keep_them() -> None:
+    scheduler = MoAsha((1,), 2.0)
+    rung = {0: Mark((0.0,), missed=0.1), 1: Mark((9.0,)), 2: Mark((8.0,)), 3: Mark((1.0,), missed=0.3)}
+    assert [scheduler.goes_on(number, rung) for number in range(4)] == [False, True, True, False]
+    alone = {5: Mark((3.0,), missed=1.0), 6: Mark((3.0,), missed=2.0)}
+    assert [scheduler.goes_on(number, alone) for number in (5, 6)] == [True, False]
+
+
+# ---- the study
+
+
+def learning(architecture: ToyArchitecture, epochs: int) -> Evaluation:
+    """The toy's accuracy, reached along a curve."""
+    full = toy_evaluation(architecture).metrics
+    assert full.top1 is not None
+    luck = 0.4 + 0.6 * (architecture.width * 7919 % 97) / 97  # of equal width some are much better, so others are dominated
+    top1 = luck * full.top1 * (1 - math.exp(-3 * epochs / EPOCHS))
+    metrics = replace(full, top1=top1, epochs=epochs, train_loss=(1.0,) * epochs, curve=((epochs, top1),))
+    return Evaluation(metrics, state=None if epochs == EPOCHS else json.dumps({"epochs": epochs}).encode())
+
+
+class ToyEngine:
+    """Evaluates toys in stretches, and keeps count of the epochs that it trained."""
+
+    capacity = 1
+
+    def __init__(self, found: Callable[[ToyArchitecture, int], Evaluation] = learning) -> None:
+        self.found, self.epochs, self.requests = found, 0, []  # type: ignore[var-annotated]
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        before = 0 if request.begun is None else json.loads(request.begun.state or b"")["epochs"]
+        until = request.until_epoch or EPOCHS
+        assert until > before
+        self.requests.append((number, before, until))
+        future: Future[Evaluation] = Future()
+        evaluation = self.found(request.architecture, until)  # type: ignore[arg-type]
+        if not evaluation.gated_by:
+            self.epochs += until - before
+        future.set_result(evaluation)
+        return future
+
+
+class Watcher:
+    """Keeps what it is told, and what stopped candidates would leave on disk."""
+
+    def __init__(self) -> None:
+        self.told_: list[Outcome] = []
+        self.kept: dict[int, Evaluation] = {}
+
+    def asked(self, asked: Asked) -> None: ...
+
+    def stage(self, number: int, stage: str) -> None: ...
+
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        if evaluation.state is not None:
+            self.kept[number] = evaluation
+
+    def told(self, trial: Outcome) -> None:
+        self.told_.append(trial)
+
+
+@pytest.fixture
+def request_() -> EvaluationRequest:
+    return EvaluationRequest(
+        space=ToySpace(),
+        architecture=ToyArchitecture(1, "a"),
+        data=DataRequest(Digits(), DataSettings(), seed=0),
+        train=TrainSettings(epochs=EPOCHS),
+        numeric=NumericFormat("fp32", "contiguous"),
+        measure=resolve_conditions(MeasureSettings(), torch.device("cpu")),
+        device="cpu",
+        seed=0,
+    )
+
+
+def search(
+    folder: Path, plan: StudyPlan, scheduler: Scheduler, request: EvaluationRequest, engine: ToyEngine
+) -> tuple[Run, Watcher]:
+    opened, watcher = Run(folder, plan=plan, storage=memory_storage()), Watcher()
+    opened.study.scheduler = scheduler
+
+    def request_for(asked: Asked) -> EvaluationRequest:
+        begun = None if asked.begun is None else watcher.kept[int(asked.begun.name)]
+        return replace(request, architecture=asked.architecture, begun=begun)
+
+    run(opened.study, engine, request_for, watcher, InterruptGate())
+    return opened, watcher
+
+
+def test_low_standing_candidates_are_stopped_and_told_as_pruned(tmp_path: Path, request_: EvaluationRequest) -> None:
+    scheduler = MoAsha((1, 3), 3.0)
+    plan = replace(PLAN, trials=40)
+    whole, stopping = ToyEngine(), ToyEngine()
+    search(tmp_path / "whole", plan, Scheduler(), request_, whole)
+    opened, watcher = search(tmp_path / "stopping", plan, scheduler, request_, stopping)
+    assert whole.epochs == 40 * EPOCHS and stopping.epochs < 0.7 * whole.epochs
+    trials = opened.study.trials
+    assert sum(not trial.user_attrs.get("uncounted") for trial in trials) == 40
+    stopped = [trial for trial in trials if trial.state == TrialState.PRUNED]
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    assert len(stopped) + len(complete) == len(trials) and stopped and complete
+    for trial in trials:
+        assert trial.user_attrs["fidelity"] == trial.user_attrs.get("epochs", trial.user_attrs["fidelity"])
+    for trial in stopped:
+        assert trial.user_attrs["stopped_at"] == trial.user_attrs["fidelity"] in (1, 3) and trial.values is None
+    assert all(trial.user_attrs["fidelity"] == EPOCHS and "stopped_at" not in trial.user_attrs for trial in complete)
+    # What is partly trained is never compared with what is trained in full.
+    assert {outcome.number for outcome in opened.study.front()} <= {trial.number for trial in complete}
+    assert {"pruned", "complete"} <= {outcome.state for outcome in watcher.told_} <= {"pruned", "complete", "repeated"}
+
+
+def test_every_decision_was_right_among_the_marks_of_its_time(tmp_path: Path, request_: EvaluationRequest) -> None:
+    scheduler = MoAsha((1, 3), 3.0)
+    opened, _ = search(tmp_path, replace(PLAN, trials=30), scheduler, request_, ToyEngine())
+    for rung in scheduler.rungs:
+        there = marks(opened.study.trials, rung)
+        resumed = {trial.user_attrs.get("resumed_from") for trial in opened.study.trials}
+        for number, mark in there.items():
+            trial = opened.study.trials[number]
+            assert mark.values == (
+                -learning(opened.study.space.from_dict(json.loads(trial.user_attrs["architecture"])), rung).metrics.top1,
+                trial.user_attrs["latency_ms"],
+            )
+            if trial.user_attrs.get("stopped_at") == rung and number not in resumed:
+                # In the end nobody is left behind who stands high enough to go on.
+                assert not scheduler.goes_on(number, there)
+
+
+def test_a_stopped_candidate_goes_on_once_it_stands_high_enough(tmp_path: Path, request_: EvaluationRequest) -> None:
+    scheduler = MoAsha((1,), 3.0)
+    engine = ToyEngine()
+    opened, _ = search(tmp_path, replace(PLAN, trials=40), scheduler, request_, engine)
+    resumed = [trial for trial in opened.study.trials if "resumed_from" in trial.user_attrs]
+    assert resumed
+    for trial in resumed:
+        old = opened.study.trials[trial.user_attrs["resumed_from"]]
+        assert trial.params == old.params and trial.user_attrs["architecture_id"] == old.user_attrs["architecture_id"]
+        assert trial.user_attrs["uncounted"] and old.user_attrs["stopped_at"] == 1
+        assert (trial.number, 1, EPOCHS) in engine.requests  # from where it was stopped, and not from the start
+    begun = [trial.user_attrs["resumed_from"] for trial in resumed]
+    assert len(set(begun)) == len(begun)
+
+
+def test_a_resumption_that_is_cut_off_is_one_again(tmp_path: Path, request_: EvaluationRequest) -> None:
+    plan, scheduler = replace(PLAN, trials=40), MoAsha((1,), 3.0)
+    storage = memory_storage()
+    opened = Run(tmp_path, plan=plan, storage=storage)
+    opened.study.scheduler = scheduler
+    while True:
+        asked = opened.study.ask()
+        assert asked is not None
+        if asked.begun is not None:
+            break
+        first = learning(asked.architecture, 1)  # type: ignore[arg-type]
+        if opened.study.goes_on(asked.number, first):
+            opened.study.tell(asked.number, learning(asked.architecture, EPOCHS))  # type: ignore[arg-type]
+        else:
+            opened.study.tell(asked.number, first, 1)
+    opened.die()
+    again = Run(tmp_path, plan=plan, storage=storage)
+    again.study.scheduler = scheduler
+    taken = again.study.ask()
+    assert taken is not None and taken.number == asked.number
+    assert taken.begun is not None and taken.begun.name == asked.begun.name and taken.begun.attributes["stopped_at"] == 1
+
+
+def gating(architecture: ToyArchitecture, epochs: int) -> Evaluation:
+    found = toy_evaluation(architecture)
+    if architecture.width <= 300:
+        return replace(found, metrics=replace(found.metrics, epochs=epochs))
+    return Evaluation(Metrics(architecture.id, params=architecture.width), {}, gated_by=("params",))
+
+
+def test_a_gated_candidate_is_pruned_with_the_bounds_known_so_far(tmp_path: Path, request_: EvaluationRequest) -> None:
+    plan = replace(PLAN, trials=20, constraints={"params": 300.0, "latency_ms": 1e9})
+    opened, watcher = search(tmp_path, plan, Scheduler(), request_, ToyEngine(gating))
+    gated = [trial for trial in opened.study.trials if trial.state == TrialState.PRUNED]
+    assert 0 < len(gated) < 20
+    for trial in gated:
+        assert trial.user_attrs["gated_by"] == ["params"] and trial.user_attrs["fidelity"] == 0
+        assert trial.constraints["params"] == trial.user_attrs["params"] - 300 > 0 and "latency_ms" not in trial.constraints
+        assert trial.user_attrs["top1"] is None
+    front = {outcome.number for outcome in opened.study.front()}
+    assert front.isdisjoint(trial.number for trial in gated)
+    told = next(outcome for outcome in watcher.told_ if outcome.state == "pruned")
+    assert told.pruned_reason == "not trained: misses params"
+
+
+def test_the_gate_teaches_tpe(tmp_path: Path, request_: EvaluationRequest) -> None:
+    plan = replace(PLAN, trials=60, constraints={"params": 300.0})
+    counts = {}
+    for name in ("random", "tpe"):
+        opened = Run(tmp_path / name, name, plan, memory_storage())
+        run(
+            opened.study,
+            ToyEngine(gating),
+            lambda asked: replace(request_, architecture=asked.architecture),
+            Watcher(),
+            InterruptGate(),
+        )
+        late = [trial for trial in opened.study.trials if trial.number >= 20]
+        counts[name] = sum(trial.state == TrialState.PRUNED for trial in late) / len(late)
+    assert counts["random"] > 0.5 and counts["tpe"] < counts["random"] / 2
+
+
+# ---- repeats
+
+
+class Few(ToySpace):
+    """Three architectures."""
+
+    def suggest(self, trial: object) -> ToyArchitecture:  # type: ignore[override]
+        return ToyArchitecture(10 * trial.suggest_int("third", 1, 3), "a")  # type: ignore[attr-defined]
+
+
+def few(folder: Path, plan: StudyPlan) -> Run:
+    opened = Run(folder, plan=plan, storage=memory_storage())
+    opened.study.space = Few()
+    return opened
+
+
+def test_nothing_is_evaluated_twice_and_a_small_space_ends(tmp_path: Path, request_: EvaluationRequest) -> None:
+    plan = replace(PLAN, trials=8)
+    opened, engine, watcher = few(tmp_path, plan), ToyEngine(), Watcher()
+    run(opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), watcher, InterruptGate())
+    ids = [trial.user_attrs["architecture_id"] for trial in opened.study.trials]
+    assert len(engine.requests) == len(set(ids)) == 3
+    repeats = [trial for trial in opened.study.trials if "reused_from" in trial.user_attrs]
+    assert len(repeats) == len(ids) - 3
+    assert sum(not trial.user_attrs.get("uncounted") for trial in opened.study.trials) == 8
+    # A repeat counts as a trial only after the sampler was asked again often enough.
+    counting = [trial.number for trial in repeats if not trial.user_attrs["uncounted"]]
+    for number in counting:
+        assert all(opened.study.trials[number - back].user_attrs.get("uncounted") for back in range(1, MOST_REPEATS + 1))
+    for trial in repeats:
+        known = opened.study.trials[trial.user_attrs["reused_from"]]
+        assert "reused_from" not in known.user_attrs
+        assert trial.values == known.values and trial.user_attrs["architecture_id"] == known.user_attrs["architecture_id"]
+        assert trial.user_attrs.get("train_seconds") is None  # nothing was spent on it
+    finished = opened.study.finished
+    assert {outcome.state for outcome in finished} == {"complete", "repeated"}
+    front = [outcome.attributes["architecture_id"] for outcome in opened.study.front()]
+    assert len(front) == len(set(front))
+
+
+@pytest.mark.parametrize(("failure", "times"), [("out_of_memory", 1), ("diverged", 1), ("error", 2), ("crash", 2)])
+def test_a_failure_is_taken_again_only_where_another_attempt_would_end_alike(
+    tmp_path: Path, request_: EvaluationRequest, failure: str, times: int
+) -> None:
+    class One(ToySpace):
+        def suggest(self, trial: object) -> ToyArchitecture:  # type: ignore[override]
+            trial.suggest_int("same", 1, 1)  # type: ignore[attr-defined]
+            return ToyArchitecture(10, "a")
+
+    def fails(architecture: ToyArchitecture, epochs: int) -> Evaluation:
+        return Evaluation(Metrics(architecture.id), {}, failure, "train: it broke")  # type: ignore[arg-type]
+
+    opened, engine = Run(tmp_path, plan=replace(PLAN, trials=2), storage=memory_storage()), ToyEngine(fails)
+    opened.study.space = One()
+    run(opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    assert len(engine.requests) == times
+    assert {trial.state for trial in opened.study.trials} == {TrialState.FAIL}
+    assert all(trial.user_attrs["failure_reason"] == "train: it broke" for trial in opened.study.trials)
+
+
+def test_repeats_change_nothing_of_what_random_sampling_finds(tmp_path: Path, request_: EvaluationRequest) -> None:
+    assert sampler("random").is_seeded
+    one, other = few(tmp_path / "one", replace(PLAN, trials=4)), few(tmp_path / "other", replace(PLAN, trials=4))
+    for opened in (one, other):
+        run(
+            opened.study,
+            ToyEngine(),
+            lambda asked: replace(request_, architecture=asked.architecture),
+            Watcher(),
+            InterruptGate(),
+        )
+    assert [t.params for t in one.study.trials] == [t.params for t in other.study.trials]
