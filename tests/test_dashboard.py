@@ -19,7 +19,7 @@ from optuna.artifacts import get_all_artifact_meta
 
 from nas import load_model
 from tests.browser import CHROMIUM, needs_chromium
-from tests.conftest import QUICK
+from tests.conftest import QUICK, Search
 
 Command = Callable[..., tuple[int, str, str]]
 
@@ -33,7 +33,7 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         arguments = ("study.trials=5", "objectives=[top1,latency_ms,params]", "constraints={params: 60000}")
-        assert main(["conf=osa_digits", *QUICK, *arguments, "checkpoints=all"]) == 0
+        assert main(["conf=osa_digits", *QUICK, *arguments, "checkpoints=all", "gate=false"]) == 0
     return folder
 
 
@@ -91,6 +91,20 @@ def test_a_search_leaves_what_the_dashboard_shows(study: optuna.Study) -> None:
             == (trial.user_attrs["params"])
         )
     assert states == {True, False}
+
+
+def test_a_gated_trial_says_that_it_was_not_trained(search: Search, workdir: Path) -> None:
+    from optuna_dashboard import get_note
+
+    assert search("conf=osa_digits", *QUICK, "study.trials=1", "objectives=[top1,latency_ms]", "constraints={params: 10}")[0] == 0
+    study = optuna.load_study(study_name="osa_digits", storage="sqlite:///runs/osa_digits/study.db")
+    (trial,) = study.get_trials()
+    told = get_note(optuna.Trial(study, trial._trial_id))
+    assert trial.state.name == "PRUNED" and trial.system_attrs["constraints"][0] > 0
+    assert told.startswith("**Infeasible**: params misses 10 by ") and "It was not trained." in told
+    assert "- not measured: latency_ms: the network misses the bound of params" in told
+    names = [meta.filename for meta in get_all_artifact_meta(trial, storage=study._storage)]
+    assert sorted(names) == ["architecture.yaml", "diagram.svg"]
 
 
 def test_it_answers_with_everything(served: str) -> None:

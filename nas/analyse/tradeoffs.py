@@ -50,17 +50,17 @@ def pareto_front(outcomes: Sequence[Outcome], objectives: Sequence[Metric]) -> l
 
 
 def nearest_feasible(outcomes: Sequence[Outcome], constraints: Mapping[str, float]) -> tuple[Outcome, dict[str, float]] | None:
-    """Return the complete one that misses the bounds by the least in all, relative to each bound, and its misses in their units.
+    """Return the one that misses the bounds by the least in all, relative to each bound, and its misses in their units.
 
-    ``None`` if none is complete.
+    Complete ones come first; after them those that a bound kept from being trained, of which not every miss is known. ``None`` if there is none.
     """
-    missed: list[tuple[float, int, Outcome, dict[str, float]]] = []
+    missed: list[tuple[bool, float, int, Outcome, dict[str, float]]] = []
     for outcome in outcomes:
-        if outcome.state == "complete":
+        if outcome.state == "complete" or (outcome.state == "pruned" and outcome.attributes.get("gated_by")):
             misses = {name: miss for name, miss in violations(outcome.attributes, constraints).items() if miss > 0}
             total = sum(miss / (abs(constraints[name]) or 1.0) for name, miss in misses.items())
-            missed.append((total, len(missed), outcome, misses))
+            missed.append((outcome.state != "complete", total, len(missed), outcome, misses))
     if not missed:
         return None
-    _, _, outcome, misses = min(missed, key=lambda miss: miss[:2])
+    *_, outcome, misses = min(missed, key=lambda miss: miss[:3])
     return outcome, misses

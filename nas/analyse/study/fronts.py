@@ -20,6 +20,8 @@ LINK = "trials"
 """What a page links by: points, rows and lines of the same trial."""
 
 _SIZES = {FRONT: 9, TIED: 8, BEATEN: 5, INFEASIBLE: 5, REFERENCE: 11}
+_LEAST_SPAN = 2.0
+"""Points of accuracy that an axis shows at least below the front."""
 _FAINT = {BEATEN: 0.55, INFEASIBLE: 0.45}
 
 
@@ -48,9 +50,28 @@ def front_figure(population: Population, first: Metric, second: Metric) -> Figur
         if members:
             figure.add_trace(_points(population, members, kind, first, second))
     xs, ys = ([network.attributes[m.name] * factor(m) for network in networks] for m in (second, first))
-    finish(figure, title(second), title(first), xaxis=scale(xs), yaxis=scale(ys, first.unit != "fraction"))
+    yaxis, below = _near_the_front(population, networks, first) if first.unit == "fraction" else (scale(ys), 0)
+    finish(figure, title(second), title(first), xaxis=scale(xs), yaxis=yaxis)
     present = [kind for kind in KINDS if any(population.kinds[network.name] == kind for network in networks)]
-    return Figure(heading, figure, note=_note(population, first, second), families=tuple(present), wide=False)
+    left_out = f" {below} below {yaxis['range'][0]:.3g} % lie outside: drag the axis down." if below else ""
+    return Figure(heading, figure, note=_note(population, first, second) + left_out, families=tuple(present), wide=False)
+
+
+def _near_the_front(population: Population, networks: list[Outcome], metric: Metric) -> tuple[dict[str, Any], int]:
+    """Return an axis for fractions on which the front can be read, and how many networks lie below it.
+
+    A few that learnt nothing would press all others against the top.
+    """
+    values = {network.name: float(network.attributes[metric.name]) * factor(metric) for network in networks}
+    kept = [values[n.name] for n in networks if population.kinds[n.name] in (FRONT, TIED, REFERENCE)]
+    if not kept:
+        return scale(list(values.values()), False), 0
+    span = max(max(kept) - min(kept), _LEAST_SPAN)
+    bottom = min(kept) - span
+    below = sum(value < bottom for value in values.values())
+    if not below:
+        return scale(list(values.values()), False), 0
+    return {"type": "linear", "range": [bottom, max(values.values()) + 0.12 * span]}, below
 
 
 def _has(network: Outcome, metric: Metric) -> bool:

@@ -61,9 +61,9 @@ def spending(population: Population) -> Spending:
             untimed += 1
             continue
         whole = outcome.ended_at - outcome.started_at
-        # A training that went on from where another trial had stopped records the seconds of both.
-        train = min(whole, float(outcome.attributes.get("train_seconds") or 0.0))
         measure = float(outcome.attributes.get("measure_seconds") or 0.0)
+        # A training that went on from where another trial had stopped records the seconds of both.
+        train = min(max(0.0, whole - measure), float(outcome.attributes.get("train_seconds") or 0.0))
         for part, spent in zip(_PARTS, (train, measure, max(0.0, whole - train - measure)), strict=True):
             seconds[group][part] += spent
     return Spending(seconds, counts, untimed)

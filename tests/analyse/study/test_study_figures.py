@@ -161,16 +161,22 @@ def test_all_time_is_accounted_for() -> None:
         outcome(2, 0.95, 9.0),
         outcome(3, 0.1, 0.5, "failed"),
         outcome(4, 0.9, 1.0, architecture_id="a0"),
+        outcome(5, 0.9, 1.0, "repeated", architecture_id="a2"),
+        outcome(6, 0.0, 1.0, "pruned", gated_by=["params"]),
+        outcome(7, 0.2, 1.0, "pruned", stopped_at=1),
+        outcome(8, 0.3, 9.5, train_seconds=99.0),  # it went on with another trial's training
     ]
     found = spending(population(outcomes, {"latency_ms": 5.0}))
     assert found.counts == {
         "failed": 1,
-        "repeats of a network": 1,
-        "miss a constraint": 1,
+        "repeats of a network": 2,
+        "gated before training": 1,
+        "stopped early": 1,
+        "miss a constraint": 2,
         "dominated or tied": 1,
         "on the front": 1,
     }
-    assert sum(sum(parts.values()) for parts in found.seconds.values()) == pytest.approx(4 * 5)
+    assert sum(sum(parts.values()) for parts in found.seconds.values()) == pytest.approx(4 * 9)
     assert found.seconds["on the front"] == {"training": 2.0, "counting and measuring": 1.0, "building, waiting, recording": 1.0}
 
 
