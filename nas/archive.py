@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.analyse.spread import SEED_NOISE
 from nas.errors import InputError, suggestion
 from nas.outcomes import Outcome, State
 from nas.storage import Storage
@@ -23,6 +26,12 @@ STATES: dict[TrialState, State] = {
 
 REFERENCE = "reference:"
 """Begins the name of the study attribute that holds a reference."""
+
+SEEDS = "seeds:"
+"""Begins the name of the study attribute that holds what further seeds of a trial came to; its number follows."""
+
+SEEDED = ("top1", "top1_mean", "top5", "train_loss_area")
+"""Metrics that depend on the training's seed."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +64,7 @@ def read_archive(storage: Storage, name: str) -> Archive:
         raise InputError(f"study {name!r} is not in {storage.spec.shown}{suggestion(name, known, 'studies')}") from None
     trials = study.get_trials(deepcopy=False)
     return Archive(
-        outcomes=tuple(outcome_of(trial) for trial in trials if trial.state in STATES),
+        outcomes=tuple(with_seeds([outcome_of(trial) for trial in trials if trial.state in STATES], study.user_attrs)),
         references=tuple(references_in(study.user_attrs)),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
         attributes=study.user_attrs,
@@ -73,6 +82,51 @@ def outcome_of(trial: FrozenTrial) -> Outcome:
         started_at=_seconds(trial.datetime_start),
         ended_at=_seconds(trial.datetime_complete),
     )
+
+
+def with_seeds(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> list[Outcome]:
+    """Return outcomes with the means over all seeds of those that were confirmed, and the noise of a seed in all of them.
+
+    A trial's own attributes keep what its first seed came to; a trial that ended cannot be written any more.
+
+    Args:
+        outcomes: As ``outcome_of`` returns them.
+        attributes: The study's.
+    """
+    found = {
+        key.removeprefix(SEEDS): [record for record in records if "failure_reason" not in record]
+        for key, records in attributes.items()
+        if key.startswith(SEEDS)
+    }
+    if not found:
+        return list(outcomes)
+    scores = {outcome.name: _by_seed(outcome, found[outcome.name]) for outcome in outcomes if outcome.name in found}
+    noise = {f"{name}{SEED_NOISE}": _pooled([by_seed[name] for by_seed in scores.values()]) for name in SEEDED}
+    changed = []
+    for outcome in outcomes:
+        more: dict[str, Any] = {key: value for key, value in noise.items() if value is not None}
+        by_seed = scores.get(outcome.name)
+        if by_seed is not None:
+            more |= {name: statistics.fmean(values) for name, values in by_seed.items() if values}
+            further = [record["seed"] for record in found[outcome.name]]
+            more["seeds"] = [*(outcome.attributes.get("seeds") or [0]), *further]
+        changed.append(replace(outcome, attributes={**outcome.attributes, **more}))
+    return changed
+
+
+def _by_seed(outcome: Outcome, records: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Return the figures of all seeds of a trial, by metric, its own first; nothing for a metric that one of them lacks."""
+    rows = [outcome.attributes, *records]
+    return {name: [float(row[name]) for row in rows] if all(row.get(name) is not None for row in rows) else [] for name in SEEDED}
+
+
+def _pooled(groups: Sequence[Sequence[float]]) -> float | None:
+    """Return the standard deviation within groups, pooled over them; ``None`` without a group of two."""
+    several = [group for group in groups if len(group) > 1]
+    if not several:
+        return None
+    squares = sum(statistics.variance(group) * (len(group) - 1) for group in several)
+    return math.sqrt(squares / sum(len(group) - 1 for group in several))
 
 
 def _state(trial: FrozenTrial) -> State:

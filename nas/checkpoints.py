@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
 
-from nas.evaluate import Evaluation, Metrics
+from nas.evaluate import Evaluation, metrics_of
 from nas.files import write_bytes
 from nas.measure.measurement import Measurement
 from nas.outcomes import Outcome
 
 _STATE = "training_state.pt"
-_TUPLES = ("train_loss", "measure_flags")
 
 
 def keep(run_dir: Path, number: int, evaluation: Evaluation) -> None:
@@ -30,11 +28,10 @@ def read(run_dir: Path, stopped: Outcome) -> Evaluation | None:
         measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    found: dict[str, Any] = {f.name: stopped.attributes.get(f.name) for f in dataclasses.fields(Metrics)}
-    found |= {name: tuple(found[name] or ()) for name in _TUPLES}
-    found["curve"] = tuple((int(epoch), float(top1)) for epoch, top1 in found["curve"] or ())
-    reasons = {name: str(reason) for name in found if (reason := stopped.attributes.get(f"{name}_reason")) is not None}
-    return Evaluation(Metrics(**found), reasons, measurement=measurement, state=state)
+    metrics = metrics_of(stopped.attributes)
+    names = (f.name for f in dataclasses.fields(metrics))
+    reasons = {name: str(reason) for name in names if (reason := stopped.attributes.get(f"{name}_reason")) is not None}
+    return Evaluation(metrics, reasons, measurement=measurement, state=state)
 
 
 def drop(run_dir: Path, number: int) -> None:

@@ -126,6 +126,16 @@ class Metrics:
     measure_seconds: float | None = None
 
 
+def metrics_of(attributes: Mapping[str, Any]) -> Metrics:
+    """Return the metrics that a trial's attributes hold, as ``Evaluation.attributes`` wrote them and JSON kept them."""
+    found: dict[str, Any] = {f.name: attributes.get(f.name) for f in fields(Metrics)}
+    found["measure_flags"] = tuple(found["measure_flags"] or ())
+    found["train_loss"] = None if found["train_loss"] is None else tuple(found["train_loss"])
+    if found["curve"] is not None:
+        found["curve"] = tuple((int(epoch), float(top1)) for epoch, top1 in found["curve"])
+    return Metrics(**found)
+
+
 @dataclass(frozen=True)
 class Evaluation:
     """The end of one candidate's way.

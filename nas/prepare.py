@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +22,13 @@ from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config.search import SearchConfig
 from nas.errors import InputError
-from nas.evaluate import EvaluationRequest
+from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.failures import first_line
 from nas.measure.device import resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.metrics import METRICS, Metric
+from nas.outcomes import Outcome
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
 from nas.storage import StorageSpec, open_storage, storage_spec
@@ -52,6 +54,8 @@ class Prepared:
 
     Attributes:
         scheduler: Decides which trainings are stopped early.
+        confirm: How many further seeds the contenders are trained with at the end.
+        confirm_for: How to train a network with another seed.
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
@@ -64,6 +68,8 @@ class Prepared:
     storage: StorageSpec
     run_dir: Path
     request_for: Callable[[Asked], EvaluationRequest]
+    confirm: int
+    confirm_for: Callable[[Outcome, int], EvaluationRequest]
     keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
@@ -148,6 +154,11 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             keep_weights=config.checkpoints != "none",
         )
 
+    def another_seed_for(network: Outcome, seed: int) -> EvaluationRequest:
+        architecture = space.from_dict(json.loads(network.attributes["architecture"]))
+        # A beginning without a training in it: nothing is measured again.
+        return replace(request_for(space, architecture), seed=seed, begun=Evaluation(metrics_of(network.attributes)))
+
     return Prepared(
         plan=plan,
         space=space,
@@ -156,6 +167,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         storage=spec,
         run_dir=run_dir,
         request_for=candidate_for,
+        confirm=config.confirm,
+        confirm_for=another_seed_for,
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),

@@ -71,6 +71,18 @@ class Progress:
             line = "  ".join([f"reference {reference.name}", *self._values(reference)])
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def seed_stage(self, name: str, stage: str) -> None:
+        """Note that the training of a further seed has entered a stage."""
+        self._stages["seed"] = f"trial {name}, another seed: {stage}"
+
+    def seed_told(self, network: Outcome, seed: int, top1: float | None, failure: str | None) -> None:
+        """Note that a further seed of a network is recorded."""
+        self._stages.pop("seed", None)
+        self._look()
+        came_to = f"failed: {failure}" if failure else f"top1 {show(METRICS['top1'], top1)}"
+        line = f"trial {network.name}, seed {seed}: {came_to} (before: {show(METRICS['top1'], network.attributes.get('top1'))})"
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def told(self, trial: Outcome) -> bool:
         """Note that a trial ended; returns whether it changed the front."""
         self._stages.pop(trial.name, None)

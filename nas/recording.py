@@ -81,6 +81,15 @@ class Recorder:
         rows = [front_row(network) for network in self._progress.references]
         write_csv(self._prepared.run_dir / "references.csv", columns, rows)
 
+    def seed_stage(self, name: str, stage: str) -> None:
+        """A further seed of a network entered a stage."""
+        self._progress.seed_stage(name, stage)
+
+    def seed_told(self, network: Outcome, seed: int, evaluation: Evaluation) -> None:
+        """A further seed is recorded."""
+        self._progress.seed_told(network, seed, evaluation.metrics.top1, evaluation.failure_reason)
+        self._write_front()
+
     def _would_be_on_front(self, evaluation: Evaluation) -> bool:
         plan, attributes = self._prepared.plan, evaluation.attributes()
         values = [attributes.get(metric.name) for metric in plan.objectives]

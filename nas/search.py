@@ -42,6 +42,7 @@ that trade the objectives best are kept. The same command again continues the st
   scheduler                scheduler=mo_asha stops trainings early that stand low at a rung; scheduler.eta, scheduler.rungs
   gate                     false trains candidates too that miss a bound which is known before
   proxy                    what stands for top1 among the objectives: last, mean (of the last epochs), loss_area
+  confirm                  further seeds for the networks on the front and within noise of it, at the end (0)
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
@@ -89,6 +90,8 @@ def main(arguments: Sequence[str]) -> int:
 def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], console: Console) -> int:
     from rich.markup import escape
 
+    from nas.analyse.spread import validation_images
+    from nas.confirming import confirm
     from nas.driver import run, run_references
     from nas.engine import InlineEngine
     from nas.files import make_run_dir, write_config, write_json
@@ -127,6 +130,8 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
                 engine, recorder = InlineEngine(), Recorder(prepared, study, progress)
                 run_references(study, engine, prepared.references, recorder, gate)
                 run(study, engine, prepared.request_for, recorder, gate)
+                images = validation_images(prepared.plan.record["data"])
+                confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate)
             except Interrupted:
                 interrupted = True
         _finish(prepared, study, overrides, console, interrupted)
@@ -157,34 +162,19 @@ def _refuse_shared_folder(prepared: Prepared) -> None:
 
 
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
+    from nas.analyse.spread import validation_images
+    from nas.analyse.study.population import Population
     from nas.outcomes import dominations
-    from nas.tables import front_table, show_gains, write_front
+    from nas.summary import print_summary
+    from nas.tables import write_front
 
     plan, run_dir = prepared.plan, prepared.run_dir
-    front, references = study.front(), study.references
-    dominated = dominations(front, references, plan.objectives)
-    write_front(run_dir / "front.csv", front, plan.objectives, plan.constraints, dominated, bool(prepared.references))
-    finished = study.finished
-    failed = [trial for trial in finished if trial.state == "failed"]
-    console.print()
-    for trial in failed[:5]:
-        console.print(f"trial {trial.name} failed: {trial.failure_reason}", markup=False, soft_wrap=True)
-    if len(failed) > 5:
-        console.print(f"... and {len(failed) - 5} more failed; each trial's attributes say why")
-    distinct = len({trial.attributes.get("architecture_id") for trial in finished})
-    console.print(f"{'interrupted after' if interrupted else 'done:'} {len(finished)} trials, {distinct} distinct architectures")
-    if front:
-        console.print(f"the networks that no other one beats ({len(front)}):")
-        names = [metric.name for metric in plan.objectives]
-        console.print(front_table(front, names, plan.constraints, references=references, dominated=dominated))
-        for domination in dominated:
-            told = f"trial {domination.network.name} dominates {domination.reference.name}: {show_gains(domination)}"
-            console.print(told, markup=False, soft_wrap=True)
-        for reference in references:
-            if reference.state != "failed" and all(d.reference.name != reference.name for d in dominated):
-                console.print(f"no network on the front dominates {reference.name}", markup=False, soft_wrap=True)
-    elif finished and not study.feasible():
-        console.print("no network keeps every constraint: loosen constraints, or widen the space")
+    images = validation_images(plan.record["data"])
+    references = study.references
+    population = Population(tuple(study.finished), tuple(references), plan.objectives, plan.constraints, images)
+    dominated = dominations(population.front, references, plan.objectives)
+    write_front(run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references))
+    print_summary(console, population, dominated, plan.conditions["train"]["epochs"], interrupted)
     console.print(
         f"\nfront: {run_dir / 'front.csv'}   architectures: {run_dir / 'trials'}/<trial>/architecture.yaml",
         markup=False,

@@ -16,7 +16,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
-from nas.archive import REFERENCE, STATES, outcome_of, reference_outcome, references_in
+from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_outcome, references_in, with_seeds
 from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
@@ -142,7 +142,8 @@ class Study:
     @property
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
-        return [outcome_of(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(STATES))]
+        ended = [outcome_of(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(STATES))]
+        return with_seeds(ended, self._study.user_attrs)
 
     @property
     def references(self) -> list[Outcome]:
@@ -170,6 +171,19 @@ class Study:
         self._study.set_user_attr(f"{REFERENCE}{name}", attributes)
         self._study.set_user_attr(f"{_REFERENCE_ATTEMPTS}{name}", 0)
         return reference_outcome(name, attributes)
+
+    def record_seed(self, number: int, seed: int, evaluation: Evaluation) -> None:
+        """Keep what a further seed of a complete trial came to; one that failed is kept too, so that it is not tried again."""
+        key = f"{SEEDS}{number}"
+        attributes = evaluation.attributes()
+        record = {"seed": seed, "train_seconds": attributes["train_seconds"], **{name: attributes[name] for name in SEEDED}}
+        if evaluation.failure:
+            record["failure_reason"] = evaluation.failure_reason
+        self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
+
+    def seeds(self, number: int) -> list[int]:
+        """Return the further seeds that a trial was trained with."""
+        return [record["seed"] for record in self._study.user_attrs.get(f"{SEEDS}{number}", [])]
 
     def _missing(self, attributes: Mapping[str, Any]) -> str | None:
         """Return which objective or constraint has no value, and why."""
@@ -231,9 +245,9 @@ class Study:
         trial = self._running.pop(number)
         # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
         stale = {key: None for key in ("failure", "failure_reason", "gated_by", "stopped_at") if trial.user_attrs.get(key)}
-        stopped = {} if stopped_at is None else {"stopped_at": stopped_at}
+        more = {"seeds": [self.plan.seed], **({} if stopped_at is None else {"stopped_at": stopped_at})}
         try:
-            for key, value in {**stale, **evaluation.attributes(), **stopped}.items():
+            for key, value in {**stale, **evaluation.attributes(), **more}.items():
                 trial.set_user_attr(key, value)
             return outcome_of(self._finish(trial))
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands

@@ -73,10 +73,12 @@ def front_table(
     limit: int | None = None,
     references: Sequence[Outcome] = (),
     dominated: Sequence[Domination] = (),
+    confidence: Mapping[str, float] | None = None,
 ) -> Table:
     """Return the networks as a table: objectives, constraints' metrics, then size and operations for orientation.
 
-    References that were measured stand below, and each network says which of them it dominates.
+    References that were measured stand below, and each network says which of them it dominates. ``confidence`` is the chance
+    of each network that it belongs on the front, by its name.
     """
     names = list(dict.fromkeys([*objectives, *constraints, "params", "mult_adds"]))
     measured = [reference for reference in references if reference.state != "failed"]
@@ -86,6 +88,8 @@ def front_table(
         metric = METRICS[name]
         arrow = ("↑" if metric.direction == "maximize" else "↓") if name in objectives else ""
         table.add_column(f"{name} {arrow}".strip(), justify="right", no_wrap=True)
+    if confidence is not None:
+        table.add_column("sure", justify="right")
     table.add_column("architecture")
     if measured:
         table.add_column("dominates")
@@ -98,6 +102,7 @@ def front_table(
         table.add_row(
             "ref" if is_reference else network.name,
             *cells,
+            *([] if confidence is None else [f"{confidence[network.name]:.0%}" if network.name in confidence else ""]),
             architecture,
             *([", ".join(beats)] if measured else []),
             style="dim" if is_reference else None,

@@ -6,8 +6,13 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+ACCURACIES = ("top1", "top1_mean", "top5")
+SEED_NOISE = "_seed_sd"
+"""Ends the name of the attribute that holds the standard deviation of an accuracy over training seeds, pooled over a study."""
+
 MEANING = {
     "top1": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
+    "top1_mean": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
     "top5": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
     "latency_ms": "half the interquartile range of the timed passes",
     "images_per_s": "that of the latency",
@@ -28,8 +33,11 @@ def spread(attributes: Mapping[str, Any], metric: str, validation_images: int | 
     value = attributes.get(metric)
     if not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    if metric in ("top1", "top5"):
-        return math.sqrt(max(0.0, value * (1 - value)) / validation_images) if validation_images else None
+    if metric in ACCURACIES:
+        seed_noise = _number(attributes.get(f"{metric}{SEED_NOISE}")) or 0.0
+        seeds = len(attributes.get("seeds") or (0,))
+        binomial = max(0.0, value * (1 - value)) / validation_images if validation_images else None
+        return None if binomial is None else math.sqrt(binomial + seed_noise**2 / seeds)
     if metric == "energy_j":
         return _number(attributes.get("energy_uncertainty_j"))
     if metric in ("latency_ms", "images_per_s", "flops_per_s"):

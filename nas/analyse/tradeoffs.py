@@ -52,7 +52,8 @@ def pareto_front(outcomes: Sequence[Outcome], objectives: Sequence[Metric]) -> l
 def nearest_feasible(outcomes: Sequence[Outcome], constraints: Mapping[str, float]) -> tuple[Outcome, dict[str, float]] | None:
     """Return the one that misses the bounds by the least in all, relative to each bound, and its misses in their units.
 
-    Complete ones come first; after them those that a bound kept from being trained, of which not every miss is known. ``None`` if there is none.
+    Complete ones come first; after them those that a bound kept from being trained, of which not every miss is known.
+    ``None`` if there is none.
     """
     missed: list[tuple[bool, float, int, Outcome, dict[str, float]]] = []
     for outcome in outcomes:

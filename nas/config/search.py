@@ -76,6 +76,7 @@ class SearchConfig:
         gate: Whether a candidate that misses a bound that is known before it is trained is not trained.
         proxy: What a brief training is scored by: ``last``, the last epoch's accuracy; ``mean``, that of the last third of the
             epochs; ``loss_area``, the area under the training loss.
+        confirm: How many further seeds the networks on the front, or within noise of it, are trained with at the end.
         checkpoints: Which trials keep their trained weights: those on the ``front`` when they end, ``all`` or ``none``.
         references: Known networks that are trained and measured like the candidates, for comparison.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
@@ -96,6 +97,7 @@ class SearchConfig:
     constraints: dict[str, float] = field(default_factory=dict)
     gate: bool = True
     proxy: Literal["last", "mean", "loss_area"] = "last"
+    confirm: Annotated[int, Interval(ge=0, le=100)] = 0
     checkpoints: Literal["front", "all", "none"] = "front"
     references: tuple[str, ...] = ()
     allow_modules: tuple[str, ...] = ()
@@ -120,6 +122,7 @@ SEARCH_ROOT: Plain = {
     "constraints": None,
     "gate": True,
     "proxy": "last",
+    "confirm": 0,
     "checkpoints": "front",
     "references": [],
     "allow_modules": [],
