@@ -24,6 +24,9 @@ from nas.config.common import TEXT_KEYS
 from nas.errors import InputError, suggestion
 from nas.secrets import mask_password, mask_passwords
 
+_STUDY_FOLDERS = (".", "simulated", "studies")
+"""Where studies lie below a conf folder; the other folders there are groups, whose files may bear the same header."""
+
 _PACKAGE_HEADER = re.compile(r"^#\s*@package\s+_global_\s*$", re.MULTILINE)
 
 
@@ -58,9 +61,9 @@ def conf_folders() -> list[Path]:
 def studies() -> list[str]:
     """Return the names that ``conf=<name>`` takes: the files with a ``# @package _global_`` header in the conf folders."""
     names = {
-        path.stem
+        path.relative_to(folder).with_suffix("").as_posix()
         for folder in conf_folders()
-        for path in folder.glob("*.yaml")
+        for path in (found for inside in _STUDY_FOLDERS for found in (folder / inside).glob("*.yaml"))
         if _PACKAGE_HEADER.search(path.read_text(encoding="utf-8", errors="replace"))
     }
     return sorted(names)
@@ -104,7 +107,7 @@ def compose(
     _drop_arguments_of_another_target(config, overrides)
     try:
         if OmegaConf.is_dict(config.get("study")) and _raw(config.study).get("name", "") is None:
-            config.study.name = name
+            config.study.name = name.replace("/", "_")  # it names a folder
         plain = OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
     except OmegaConfBaseException as error:
         raise _unresolved(error) from None

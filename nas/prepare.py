@@ -6,8 +6,9 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -21,28 +22,26 @@ from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config.search import SearchConfig
+from nas.engine import Engine, InlineEngine
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.failures import first_line
-from nas.measure.device import resolve_conditions, resolve_device, unavailable
-from nas.measure.fingerprint import DeviceFingerprint, fingerprint
-from nas.measure.settings import MeasureConditions, MeasureSettings
+from nas.grounds import Grounds, real_grounds, simulated_grounds
+from nas.measure.device import resolve_device, unavailable
+from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
+from nas.simulate import SimulatedEngine, Table
 from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
 from nas.targets import build_target, locate_target
-from nas.train.data import DataBundle, DataRequest, load_bundle
-from nas.train.probe import choose_format
-from nas.train.settings import NumericFormat
-from search_spaces.base import Architecture, SearchSpace, SpaceError, sample_buildable
+from nas.train.data import DataRequest
+from search_spaces.base import Architecture, SearchSpace, SpaceError
 
 _WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded_budget_mb", "on_bad_image")
 """Keys of ``data`` that say where the images come from and how they are held; what they are is in their fingerprint."""
-
-_PROBED_ARCHITECTURES = 3
 
 _DEAF_TO_THE_GATE = ("NSGAIISampler", "NSGAIIISampler")
 """Samplers whose parents are complete trials only."""
@@ -56,6 +55,7 @@ class Prepared:
         scheduler: Decides which trainings are stopped early.
         confirm: How many further seeds the contenders are trained with at the end.
         confirm_for: How to train a network with another seed.
+        engine: Makes what evaluates the candidates.
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
@@ -70,6 +70,7 @@ class Prepared:
     request_for: Callable[[Asked], EvaluationRequest]
     confirm: int
     confirm_for: Callable[[Outcome, int], EvaluationRequest]
+    engine: Callable[[], Engine]
     keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
@@ -84,10 +85,10 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
-    device = resolve_device(config.device)
+    device = resolve_device("cpu" if config.table else config.device)
     scheduler = make_scheduler(config.scheduler.kind, config.scheduler.eta, config.scheduler.rungs, config.train.epochs)
     objectives, dropped = _available_objectives(config, device)
-    conditions = resolve_conditions(_with_variants(config, objectives), device)
+    settings = _with_variants(config, objectives)
     references = {name: as_candidate(name) for name in config.references}
     space = build_target("space", config.space, config.allow_modules)
     if not isinstance(space, SearchSpace):
@@ -99,14 +100,13 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     sampler = _sampler(config)
     data = DataRequest(source, config.data, config.seed)
     before = _stored(spec, config.study.name)
-    bundle = load_bundle(data, device)
-    try:
-        probed = sample_buildable(space, bundle.input_shape, bundle.num_classes, _PROBED_ARCHITECTURES)
-    except SpaceError as error:
-        raise InputError(str(error)) from None
-    print_of_device = fingerprint(device, conditions.threads)
-    numeric, how = _numeric_format(config, space, probed, bundle, device, before)
-    notes = [_describe_device(print_of_device, numeric, how), _describe_data(bundle), *_skipped(bundle)]
+    if config.table:
+        table = Table.read(config.table)
+        grounds = simulated_grounds(config, settings, table)
+    else:
+        table = None
+        grounds = real_grounds(config, settings, space, data, device, before)
+    notes = list(grounds.notes)
     if not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
@@ -117,12 +117,12 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         seed=config.seed,
         objectives=objectives,
         constraints=config.constraints,
-        conditions=_conditions(config, composed, objectives, bundle, numeric, conditions, print_of_device),
+        conditions=_conditions(config, composed, objectives, grounds),
         record={
-            "device": print_of_device.to_dict(),
+            "device": grounds.device,
             "objectives_dropped": dropped,
-            "numeric_format": how,
-            "data": bundle.facts(),
+            "numeric_format": grounds.how,
+            "data": grounds.data,
             "config": composed.written,
             "versions": {name: version(name) for name in ("torch", "lightning", "optuna", "thop")}
             | {"python": platform.python_version()},
@@ -138,8 +138,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             architecture=architecture,
             data=data,
             train=config.train,
-            numeric=numeric,
-            measure=conditions,
+            numeric=grounds.numeric,
+            measure=grounds.measured,
             device=str(device),
             seed=config.seed,
             required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
@@ -169,6 +169,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         request_for=candidate_for,
         confirm=config.confirm,
         confirm_for=another_seed_for,
+        engine=InlineEngine if table is None else partial(SimulatedEngine, table, first_seed=config.seed),
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
@@ -260,43 +261,11 @@ def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:
     return stored_conditions(open_storage(spec), name)
 
 
-def _numeric_format(
-    config: SearchConfig,
-    space: SearchSpace,
-    probed: Sequence[Architecture],
-    bundle: DataBundle,
-    device: torch.device,
-    before: Mapping[str, Any] | None,
-) -> tuple[NumericFormat, dict[str, Any]]:
-    if before is not None:
-        # A study keeps what it began with; what the user set explicitly is compared with it like every other condition.
-        stored = NumericFormat(before["train"]["precision"], before["train"]["memory_format"])
-        settings = config.train
-        numeric = NumericFormat(
-            stored.precision if settings.precision == "auto" else settings.precision,
-            stored.memory_format if settings.memory_format == "auto" else settings.memory_format,
-        )
-        return numeric, {"reason": "as the study began"}
-
-    def candidate(architecture: Architecture) -> Callable[[], torch.nn.Module]:
-        return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
-
-    try:
-        choice = choose_format([candidate(architecture) for architecture in probed], bundle, config.train, device)
-    except RuntimeError as error:
-        text = first_line(error)
-        raise InputError(f"space: sampled candidates cannot be trained on this data ({text}): change space or data.") from None
-    return choice.numeric, asdict(choice)
-
-
 def _conditions(
     config: SearchConfig,
     composed: Composed,
     objectives: tuple[Metric, ...],
-    bundle: DataBundle,
-    numeric: NumericFormat,
-    measured: MeasureConditions,
-    device: DeviceFingerprint,
+    grounds: Grounds,
 ) -> dict[str, Any]:
     """Return all that must agree between two runs of one study; of the configuration, the form without secrets."""
     data = {key: value for key, value in composed.written["data"].items() if key not in _WHERE_NOT_WHAT}
@@ -307,37 +276,15 @@ def _conditions(
             space[key] = f"{value} {hashlib.sha256(str(space.get(key)).encode()).hexdigest()[:12]}"
     # These decide whether a figure is taken, or what is taken beside it, and not what it is.
     apart = ("device", "variants", "when_loaded", "lock_seconds")
-    measure = {key: value for key, value in measured.to_dict().items() if key not in apart}
+    measure = {key: value for key, value in grounds.measured.to_dict().items() if key not in apart}
+    known, numeric = grounds.data, grounds.numeric
     return {
         "objectives": [metric.name for metric in objectives],
         "constraints": dict(config.constraints),
         "seed": config.seed,
         "space": space,
-        "data": {**data, "fingerprint": bundle.fingerprint, "split": bundle.split_digest, "sizes": dict(bundle.sizes)},
+        "data": {**data, "fingerprint": known["fingerprint"], "split": known["split_digest"], "sizes": dict(known["sizes"])},
         "train": asdict(replace(config.train, precision=numeric.precision, memory_format=numeric.memory_format)),
         "measure": measure,
-        "device": device.identity(),
+        "device": dict(grounds.device_identity),
     }
-
-
-def _describe_device(device: DeviceFingerprint, numeric: NumericFormat, how: Mapping[str, Any]) -> str:
-    agreed = device.agreed
-    threads = f", {agreed.threads} thread{'s' * (agreed.threads > 1)}" if agreed.threads else ""
-    return (
-        f"device: {agreed.kind}, {agreed.name}{threads}; training in {numeric.precision} {numeric.memory_format} "
-        f"({how['reason']})"
-    )
-
-
-def _skipped(bundle: DataBundle) -> list[str]:
-    skipped = bundle.facts()["skipped"]
-    return [f"data: {len(skipped)} unreadable images are left out, the first is {skipped[0]}"] if skipped else []
-
-
-def _describe_data(bundle: DataBundle) -> str:
-    sizes = bundle.sizes
-    shape = "×".join(str(side) for side in bundle.input_shape)
-    return (
-        f"data: {bundle.name}, {shape}, {bundle.num_classes} classes: {sizes['train']} images train, "
-        f"{sizes['validation']} score, {sizes['test']} are kept back for the test"
-    )

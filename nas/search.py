@@ -46,6 +46,7 @@ that trade the objectives best are kept. The same command again continues the st
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
+  table                    evaluated networks that answer in place of training: see conf=simulated/digits
   allow_modules            your own modules that a _target_ may name
 
 options: --help, and --cfg to print the composed configuration and stop
@@ -93,7 +94,6 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     from nas.analyse.spread import validation_images
     from nas.confirming import confirm
     from nas.driver import run, run_references
-    from nas.engine import InlineEngine
     from nas.files import make_run_dir, write_config, write_json
     from nas.interrupt import Interrupted, InterruptGate
     from nas.owner import Owner
@@ -127,7 +127,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
             console.print(note, markup=False, soft_wrap=True)
         with gate.installed(), Progress(study, console) as progress:
             try:
-                engine, recorder = InlineEngine(), Recorder(prepared, study, progress)
+                engine, recorder = prepared.engine(), Recorder(prepared, study, progress)
                 run_references(study, engine, prepared.references, recorder, gate)
                 run(study, engine, prepared.request_for, recorder, gate)
                 images = validation_images(prepared.plan.record["data"])

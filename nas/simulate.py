@@ -45,6 +45,9 @@ COLUMNS: dict[str, str] = {
 """A table's columns and their types in Parquet. ``top1`` and the two losses have an entry per epoch; what ends in ``_seeds`` has
 such a list for each further seed, and is all that may be missing in a row."""
 
+SIMULATED = "SIMULATED from a table of"
+"""Begins the name of a simulated study's device, so that its figures are never taken for this machine's."""
+
 MADE = b"osa_nas_table"
 """Key of the file's metadata that says, as JSON, how the table was made."""
 
@@ -145,7 +148,7 @@ class Table:
             whole = self.made.get("space_size", len(self.rows))
             part = f", of whose {whole} networks it holds {len(self.rows)}" if whole > len(self.rows) else ""
             raise InputError(
-                f"simulated={self.path} does not hold the network {architecture.id}: "
+                f"table={self.path} does not hold the network {architecture.id}: "
                 f"search the space {self.made.get('space', 'that it was made of')}{part}."
             ) from None
 
@@ -229,7 +232,7 @@ class SimulatedEngine:
         self._table.check_recipe(request.train)
         if unknown := [name for name in request.required if name not in _KNOWN]:
             raise InputError(
-                f"simulated={self._table.path} knows no {unknown[0]}: take it out of objectives, constraints and measure.require."
+                f"table={self._table.path} knows no {unknown[0]}: take it out of objectives, constraints and measure.require."
             )
         row = self._table.row(request.architecture)
         answer = _Answer(row, row.ours if self._way == "ours" else row.naive, request)
@@ -375,7 +378,7 @@ def _find(path: Path) -> Path:
     for candidate in (path, beside):
         if os.path.exists(candidate):
             return candidate
-    raise InputError(f"simulated={path} does not exist: name a table that benchmarks/make_table.py wrote.")
+    raise InputError(f"table={path} does not exist: name a table that benchmarks/make_table.py wrote.")
 
 
 def _read(path: Path) -> Table:
@@ -385,29 +388,29 @@ def _read(path: Path) -> Table:
     try:
         stored = pyarrow.parquet.ParquetFile(path).read()  # `read_table` takes any folder for an empty table
     except (OSError, pyarrow.ArrowException) as error:
-        raise InputError(f"simulated={path} is no readable Parquet file ({_line(error)}): {_REMAKE}.") from None
+        raise InputError(f"table={path} is no readable Parquet file ({_line(error)}): {_REMAKE}.") from None
     columns: dict[str, Sequence[Any]] = {}
     for wanted in schema():
         if wanted.name not in stored.column_names:
-            raise InputError(f"simulated={path} has no column {wanted.name}: {_REMAKE}.")
+            raise InputError(f"table={path} has no column {wanted.name}: {_REMAKE}.")
         try:
             columns[wanted.name] = stored.column(wanted.name).cast(wanted.type).to_pylist()
         except pyarrow.ArrowException:
             kind = stored.schema.field(wanted.name).type
-            raise InputError(f"simulated={path} has a column {wanted.name} of {kind}, not {wanted.type}: {_REMAKE}.") from None
+            raise InputError(f"table={path} has a column {wanted.name} of {kind}, not {wanted.type}: {_REMAKE}.") from None
     try:
         made = json.loads((stored.schema.metadata or {})[MADE])
         recipe = TrainSettings(**made["recipe"])
     except (KeyError, TypeError, ValueError):
-        raise InputError(f"simulated={path} does not say in its metadata how it was made: {_REMAKE}.") from None
+        raise InputError(f"table={path} does not say in its metadata how it was made: {_REMAKE}.") from None
     rows: dict[str, Row] = {}
     for values in zip(*columns.values(), strict=True):
         row = _row(path, dict(zip(columns, values, strict=True)), recipe.epochs)
         if row.architecture_id in rows:
-            raise InputError(f"simulated={path} holds the network {row.architecture_id} twice: {_REMAKE}.")
+            raise InputError(f"table={path} holds the network {row.architecture_id} twice: {_REMAKE}.")
         rows[row.architecture_id] = row
     if not rows:
-        raise InputError(f"simulated={path} holds no network: {_REMAKE}.")
+        raise InputError(f"table={path} holds no network: {_REMAKE}.")
     return Table(path, recipe, made, rows)
 
 
@@ -415,7 +418,7 @@ def _row(path: Path, cells: Mapping[str, Any], epochs: int) -> Row:
     for name, value in cells.items():
         if not _usable(name, value, epochs):
             raise InputError(
-                f"simulated={path} has in column {name} of network {cells['architecture_id']} {_short(value)}: {_REMAKE}."
+                f"table={path} has in column {name} of network {cells['architecture_id']} {_short(value)}: {_REMAKE}."
             )
 
     def costs(prefix: str) -> Costs:

@@ -23,12 +23,12 @@ def parsed(*arguments: str) -> SearchConfig:
 @pytest.mark.parametrize("name", studies())
 def test_every_shipped_study_fits_the_schema(name: str) -> None:
     config = parsed(f"conf={name}", "data.root=somewhere") if name == "osa_images" else parsed(f"conf={name}")
-    assert config.study.name == name
-    assert config.run_dir == f"runs/{name}"
+    assert config.study.name == name.replace("/", "_")
+    assert config.run_dir == f"runs/{config.study.name}"
 
 
 def test_shipped_studies_are_found() -> None:
-    assert {"osa_digits", "osa_cifar", "osa_images"} <= set(studies())
+    assert {"osa_digits", "osa_cifar", "osa_images", "simulated/digits"} <= set(studies())
 
 
 @pytest.mark.parametrize("form", ["constraints={latency_ms: 2.0}", "constraints.latency_ms=2.0", "+constraints.latency_ms=2"])

@@ -270,7 +270,7 @@ def test_a_foreign_state_is_refused(table: Table, state: bytes) -> None:
 def test_a_missing_column_is_named(tmp_path: Path, column: str) -> None:
     path = write(tmp_path / "toy.parquet", [row(1)])
     pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).drop_columns([column]), path)
-    with pytest.raises(InputError, match=rf"simulated={path} has no column {column}: make it anew with benchmarks/make_table.py"):
+    with pytest.raises(InputError, match=rf"table={path} has no column {column}: make it anew with benchmarks/make_table.py"):
         Table.read(path)
 
 
@@ -317,9 +317,9 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "fewest"), [("digits", 600), ("cifar", 100)])
 def test_the_studies_fit_the_shipped_tables(name: str, fewest: int) -> None:
     study = yaml.safe_load((ROOT / "conf" / "simulated" / f"{name}.yaml").read_text(encoding="utf-8"))
-    if not (ROOT / study["simulated"]).exists():
-        pytest.skip(f"{study['simulated']} is not there: make it with benchmarks/make_table.py {name}")
-    table = Table.read(ROOT / study["simulated"])
+    if not (ROOT / study["table"]).exists():
+        pytest.skip(f"{study['table']} is not there: make it with benchmarks/make_table.py {name}")
+    table = Table.read(ROOT / study["table"])
     assert len(table.rows) >= fewest
     table.check_recipe(replace(table.recipe, **study["train"]))
     assert {"override /space": table.made["space"]} in study["defaults"]

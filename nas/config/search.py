@@ -79,6 +79,7 @@ class SearchConfig:
         confirm: How many further seeds the networks on the front, or within noise of it, are trained with at the end.
         checkpoints: Which trials keep their trained weights: those on the ``front`` when they end, ``all`` or ``none``.
         references: Known networks that are trained and measured like the candidates, for comparison.
+        table: A table of evaluated networks that answers in place of building, training and measuring.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
     """
 
@@ -100,6 +101,7 @@ class SearchConfig:
     confirm: Annotated[int, Interval(ge=0, le=100)] = 0
     checkpoints: Literal["front", "all", "none"] = "front"
     references: tuple[str, ...] = ()
+    table: str | None = None
     allow_modules: tuple[str, ...] = ()
 
 
@@ -125,6 +127,7 @@ SEARCH_ROOT: Plain = {
     "confirm": 0,
     "checkpoints": "front",
     "references": [],
+    "table": None,
     "allow_modules": [],
 }
 """What holds before any file of ``conf/`` is read."""
