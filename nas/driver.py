@@ -98,7 +98,12 @@ def run(
     try:
         while True:
             take_done(and_go_on=True)
-            while len(pending) < engine.capacity and (asked := study.ask()) is not None:
+            while len(pending) < engine.capacity:
+                asked = study.ask()
+                for outcome in study.told_meanwhile():
+                    observer.told(outcome)
+                if asked is None:
+                    break
                 observer.asked(asked)
                 submit(asked.number, request_for(asked))
             if not pending:

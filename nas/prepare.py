@@ -31,9 +31,11 @@ from nas.measure.device import resolve_device, unavailable
 from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
+from nas.reuse import read_known
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
 from nas.simulate import SimulatedEngine, Table
+from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
 from nas.targets import build_target, locate_target
@@ -111,13 +113,21 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
     notes += _gate_notes(config)
+    start = tuple(locate(space, name) for name in config.start)
+    found = _conditions(config, composed, objectives, grounds)
+    required = tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require})
+    known = read_known(config.reuse, found, required)
+    if config.reuse:
+        notes.append(f"reuse: {len(known)} networks are known from {', '.join(config.reuse)}")
     plan = StudyPlan(
         name=config.study.name,
         trials=config.study.trials,
         seed=config.seed,
         objectives=objectives,
         constraints=config.constraints,
-        conditions=_conditions(config, composed, objectives, grounds),
+        conditions=found,
+        start=start,
+        known=known,
         record={
             "device": grounds.device,
             "objectives_dropped": dropped,
@@ -142,7 +152,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             measure=grounds.measured,
             device=str(device),
             seed=config.seed,
-            required=tuple({*(metric.name for metric in objectives), *config.constraints, *config.measure.require}),
+            required=required,
             scored=_scored(config, scheduler),
         )
 

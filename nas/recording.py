@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,6 +59,9 @@ class Recorder:
 
     def told(self, trial: Outcome) -> None:
         """A trial is recorded."""
+        if trial.attributes.get("reused_from") is not None and trial.number is not None:
+            architecture = self._prepared.space.from_dict(json.loads(trial.attributes["architecture"]))
+            write_architecture(self._prepared.run_dir, trial.number, to_yaml(architecture))
         begun = trial.attributes.get("resumed_from")
         if begun is not None:
             checkpoints.drop(self._prepared.run_dir, begun)

@@ -46,6 +46,8 @@ that trade the objectives best are kept. The same command again continues the st
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
+  start                    your own first trials: [preset:osa_densenet40, path/to/architecture.yaml]
+  reuse                    earlier studies whose results are taken where a candidate is known there: [osa_digits]
   table                    evaluated networks that answer in place of training: see conf=simulated/digits
   allow_modules            your own modules that a _target_ may name
 

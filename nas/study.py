@@ -46,6 +46,19 @@ _REFERENCE_ATTEMPTS = "reference_attempts:"
 
 
 @dataclass(frozen=True)
+class Known:
+    """A result of another study.
+
+    Attributes:
+        source: The study and the trial there.
+        attributes: What was recorded, without what belongs to that study alone.
+    """
+
+    source: str
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """What a search wants of its study; plain data.
 
@@ -55,6 +68,8 @@ class StudyPlan:
         constraints: Bounds by metric: upper where less is better, lower where more is.
         conditions: All that must agree between two runs of one study, nested.
         record: Further study attributes, written when the study is made.
+        start: Parameters of the first trials, before the sampler is asked.
+        known: Results of other studies that are taken, by the architecture's id.
     """
 
     name: str
@@ -64,6 +79,8 @@ class StudyPlan:
     constraints: Mapping[str, float]
     conditions: Mapping[str, Any]
     record: Mapping[str, Any] = field(default_factory=dict)
+    start: tuple[Mapping[str, Any], ...] = ()
+    known: Mapping[str, Known] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -127,10 +144,13 @@ class Study:
             for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
                 self._study.set_user_attr(key, value)
             self._study.set_user_attr("constraints", dict(plan.constraints))
+            for params in plan.start:
+                self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
         self._running: dict[int, optuna.Trial] = {}
         self._marks_seen: dict[int, int] = {}
+        self._told: list[Outcome] = []
         self._first = True
         self.before_tell: BeforeTell = lambda trial, failed: None
 
@@ -213,6 +233,10 @@ class Study:
                 continue
             begun = trial.user_attrs.get("resumed_from")
             before = known(self.trials, architecture.id, trial.number) if begun is None else None
+            elsewhere = self.plan.known.get(architecture.id) if begun is None and before is None else None
+            if elsewhere is not None:
+                self._take_over(trial, elsewhere)
+                continue
             if before is None:
                 self._running[trial.number] = trial
                 return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
@@ -319,12 +343,24 @@ class Study:
         names = [*(metric.name for metric in self.plan.objectives), *self.plan.constraints]
         keys = dict.fromkeys([*names, "failure", "failure_reason", "fidelity", "gated_by", "stopped_at"])
         copied = {key: before.user_attrs[key] for key in keys if before.user_attrs.get(key) is not None}
+        self._tell_known(trial, {**copied, "reused_from": before.number, UNCOUNTED: not counts})
+
+    def _take_over(self, trial: optuna.Trial, known: Known) -> None:
+        """Tell a trial as another study's result."""
+        self._tell_known(trial, {**known.attributes, "reused_from": known.source})
+
+    def _tell_known(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
         try:
-            for key, value in {**copied, "reused_from": before.number, UNCOUNTED: not counts}.items():
+            for key, value in attributes.items():
                 trial.set_user_attr(key, value)
-            self._finish(trial)
+            self._told.append(outcome_of(self._finish(trial)))
         except UpdateFinishedTrialError:
             return
+
+    def told_meanwhile(self) -> list[Outcome]:
+        """Return, once each, the trials that ``ask`` told without an evaluation since this was asked last."""
+        told, self._told = self._told, []
+        return told
 
     def _take(self, trial: optuna.Trial, attempt: int) -> None:
         trial.set_user_attr("owner", self._owner.name)

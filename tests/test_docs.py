@@ -179,7 +179,8 @@ def _small(tag: str, rest: list[str]) -> list[str]:
 
 def _retrained(folder: Path) -> str:
     """The networks that the documents name were found elsewhere; here another one was retrained."""
-    found = sorted(path.parent.name for path in folder.glob("runs/*/retrain/*/model.safetensors"))
+    made = sorted(path.parent.name for path in folder.glob("runs/*/retrain/*/model.safetensors"))
+    found = [name for name in made if name.isdigit()]  # another seed's folder bears its name too
     return found[0] if found else "0"
 
 

@@ -17,7 +17,7 @@ from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
 from nas.owner import Owner
 from nas.sampling import TrialSeededSampler
-from nas.storage import Storage, open_storage, storage_spec
+from nas.storage import Storage, memory_storage, open_storage, storage_spec
 from nas.study import Asked, Study, StudyPlan, require_success
 from nas.targets import build_target, locate_target
 from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
@@ -87,10 +87,10 @@ def test_what_the_dashboard_reads_of_feasibility_teaches_no_sampler_anything(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plan = replace(PLAN, trials=20 if name == "gp" else 40, constraints={"latency_ms": 400.0, "params": 600.0})
-    shown = Run(tmp_path / "shown", name, plan)
+    shown = Run(tmp_path / "shown", name, plan, memory_storage())
     shown.go()
     monkeypatch.setattr(Study, "_show_feasible", lambda *_: None)
-    hidden = Run(tmp_path / "hidden", name, plan)
+    hidden = Run(tmp_path / "hidden", name, plan, memory_storage())
     hidden.go()
     assert parameters(shown) == parameters(hidden)
     infeasible = [any(miss > 0 for miss in trial.constraints.values()) for trial in hidden.study.trials]

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from numpy.typing import NDArray
 from scipy import stats
 
 from nas.analyse.scene import Figure
@@ -141,7 +142,7 @@ def regret(scores: Sequence[float], full: Sequence[float]) -> float:
 def judge(proxies: Sequence[Proxy], full: Sequence[float], seed: int = 0) -> tuple[Judged, ...]:
     """Return every proxy against the full scores; draws of networks are shared, so that differences are paired."""
     draws = np.random.default_rng(seed).integers(0, len(full), size=(_RESAMPLES, len(full)))
-    taus = {proxy.name: _resampled(kendall, proxy.scores, full, draws) for proxy in proxies}
+    taus = {proxy.name: _kendalls(proxy.scores, full, draws) for proxy in proxies}
     found = []
     for place, proxy in enumerate(proxies):
         better = None
@@ -150,15 +151,33 @@ def judge(proxies: Sequence[Proxy], full: Sequence[float], seed: int = 0) -> tup
             both = np.isfinite(mine) & np.isfinite(first)
             wins = (mine > first)[both].mean() + 0.5 * (mine == first)[both].mean() if both.any() else math.nan
             better = None if math.isnan(wins) else float(wins)
-        rho = _correlation(spearman(proxy.scores, full), _resampled(spearman, proxy.scores, full, draws), len(full))
+        rho = _correlation(spearman(proxy.scores, full), _spearmans(proxy.scores, full, draws), len(full))
         tau = _correlation(kendall(proxy.scores, full), taus[proxy.name], len(full))
         found.append(Judged(proxy, tau, rho, regret(proxy.scores, full), better))
     return tuple(found)
 
 
-def _resampled(statistic: Any, scores: Sequence[float], full: Sequence[float], draws: Any) -> Any:
-    a, b = np.array(scores, dtype=float), np.array(full, dtype=float)
-    return np.array([statistic(a[draw].tolist(), b[draw].tolist()) for draw in draws])
+def _kendalls(scores: Sequence[float], full: Sequence[float], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return ``kendall`` of every draw, shape (draws,), from how often each network was drawn and the signs of all pairs."""
+    counts = np.array([np.bincount(draw, minlength=len(full)) for draw in draws], dtype=np.float64)
+    first, second = (np.sign(np.subtract.outer(values, values)) for values in (np.asarray(scores), np.asarray(full)))
+
+    def pairs(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        total: NDArray[np.float64] = np.einsum("di,ij,dj->d", counts, weights, counts, optimize=True)
+        return total
+
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = pairs(first * second) / np.sqrt(pairs(np.abs(first)) * pairs(np.abs(second)))
+    return found
+
+
+def _spearmans(scores: Sequence[float], full: Sequence[float], draws: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Return ``spearman`` of every draw, shape (draws,): the correlation of the ranks in it."""
+    first, second = (stats.rankdata(np.asarray(values, dtype=np.float64)[draws], axis=1) for values in (scores, full))
+    first, second = first - first.mean(axis=1, keepdims=True), second - second.mean(axis=1, keepdims=True)
+    with np.errstate(invalid="ignore"):
+        found: NDArray[np.float64] = (first * second).sum(axis=1) / np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
+    return found
 
 
 def _correlation(value: float, resampled: Any, networks: int) -> Correlation | None:

@@ -79,6 +79,8 @@ class SearchConfig:
         confirm: How many further seeds the networks on the front, or within noise of it, are trained with at the end.
         checkpoints: Which trials keep their trained weights: those on the ``front`` when they end, ``all`` or ``none``.
         references: Known networks that are trained and measured like the candidates, for comparison.
+        start: Architectures that are the first trials: ``preset:<name>``, or the path of a YAML file.
+        reuse: Studies, by name or folder, whose results are taken where a candidate builds what they built.
         table: A table of evaluated networks that answers in place of building, training and measuring.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
     """
@@ -101,6 +103,8 @@ class SearchConfig:
     confirm: Annotated[int, Interval(ge=0, le=100)] = 0
     checkpoints: Literal["front", "all", "none"] = "front"
     references: tuple[str, ...] = ()
+    start: tuple[str, ...] = ()
+    reuse: tuple[str, ...] = ()
     table: str | None = None
     allow_modules: tuple[str, ...] = ()
 
@@ -127,6 +131,8 @@ SEARCH_ROOT: Plain = {
     "confirm": 0,
     "checkpoints": "front",
     "references": [],
+    "start": [],
+    "reuse": [],
     "table": None,
     "allow_modules": [],
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import multivariate_normal, norm
@@ -17,6 +17,7 @@ values_ = st.integers(1, 3).flatmap(
 )
 
 
+@settings(deadline=None)
 @given(values_)
 def test_without_noise_it_is_the_front(values: np.ndarray) -> None:
     assert front_probabilities(values, np.zeros_like(values)).tolist() == non_dominated(values).astype(float).tolist()

@@ -30,6 +30,7 @@ def depth(values: np.ndarray, index: int) -> int:
     return 1 + max((depth(values, other) for other in above), default=-1)
 
 
+@settings(deadline=None)
 @given(points)
 def test_ranks_are_the_longest_chains_of_domination(values: np.ndarray) -> None:
     assert non_domination_ranks(values).tolist() == [depth(values, index) for index in range(len(values))]
@@ -60,6 +61,7 @@ def test_contributions_are_what_is_lost_without_a_point(values: np.ndarray) -> N
     assert found == pytest.approx(wanted, abs=1e-9)
 
 
+@settings(deadline=None, max_examples=50)
 @given(points)
 def test_standings_agree_with_domination_and_do_not_depend_on_order_or_units(values: np.ndarray) -> None:
     found = standings(values)
@@ -75,6 +77,7 @@ def test_standings_agree_with_domination_and_do_not_depend_on_order_or_units(val
     assert found.min() == 0 and found.max() < len(values)
 
 
+@settings(deadline=None, max_examples=50)
 @given(points, etas)
 def test_the_top_share_goes_on(values: np.ndarray, eta: float) -> None:
     on = [goes_on(values, index, places(len(values), eta)) for index in range(len(values))]

@@ -11,7 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.analyse.ranking import AuditResult, Proxy, audit_figures, judge, kendall, regret, spearman, verdict
+from nas.analyse.ranking import (
+    AuditResult,
+    Proxy,
+    _kendalls,
+    _spearmans,
+    audit_figures,
+    judge,
+    kendall,
+    regret,
+    spearman,
+    verdict,
+)
 
 SCORES = st.lists(st.integers(0, 8), min_size=3, max_size=12)
 
@@ -43,6 +54,15 @@ def test_regret_is_what_the_best_scored_loses() -> None:
     assert regret([3, 2, 1], [0.9, 0.95, 0.8]) == pytest.approx(0.05)
     assert regret([1, 2, 1], [0.9, 0.95, 0.8]) == 0
     assert regret([2, 2, 1], [0.9, 0.95, 0.8]) == pytest.approx(0.025)  # either could have been taken
+
+
+def test_resampled_correlations_are_scipys() -> None:
+    random = np.random.default_rng(5)
+    draws = random.integers(0, 9, size=(60, 9))
+    x, y = random.integers(0, 4, 9).astype(float), random.integers(0, 4, 9).astype(float)  # with ties
+    for draw, tau, rho in zip(draws, _kendalls(x, y, draws), _spearmans(x, y, draws), strict=True):
+        assert tau == pytest.approx(kendall(x[draw], y[draw]), nan_ok=True)
+        assert rho == pytest.approx(spearman(x[draw].tolist(), y[draw].tolist()), nan_ok=True)
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
