@@ -159,7 +159,9 @@
   };
   function parallel(root) {
     const { link, names, colours, axes } = JSON.parse(root.querySelector("script").textContent);
-    const top = 96, height = 330, left = 46, right = 64, ranges = new Map();
+    // The last axis' label leans out to the right of it.
+    const right = Math.max(64, 6 * axes[axes.length - 1].label.length);
+    const top = 96, height = 330, left = 46, ranges = new Map();
     const canvas = document.createElement("canvas"), tip = Object.assign(document.createElement("div"), { className: "tip" });
     const svg = document.createElementNS(SVG, "svg");
     root.replaceChildren(canvas, svg, tip);
