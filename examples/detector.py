@@ -11,6 +11,7 @@ detector, decoding and suppression of boxes included, are taken by the same mete
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -194,4 +195,5 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        raise SystemExit(f"error: {error}") from None
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

@@ -103,9 +103,10 @@ def audit(run: Run, config: RetrainConfig, given: frozenset[str], tell: Tell) ->
     records: list[tuple[Outcome, dict[str, Any]]] = []
     left_out: list[tuple[str, str]] = []
     began_s, fresh = time.perf_counter(), 0
-    for number, (outcome, plan) in enumerate(zip(outcomes, plans, strict=True), start=1):
+    # All that can be refused is refused before the first training.
+    known = [_known(folder / outcome.name / "audit.json", conditions, config.overwrite) for outcome in outcomes]
+    for number, (outcome, plan, record) in enumerate(zip(outcomes, plans, known, strict=True), start=1):
         path = folder / outcome.name / "audit.json"
-        record = _known(path, conditions, config.overwrite)
         steps = [name for name in ("full", *(name for name, _, _ in trainings)) if name not in record]
         for name in steps:
             record[name] = _step(name, plan, trainings, numeric, path.parent)
@@ -133,11 +134,14 @@ def _brief(run: Run) -> tuple[TrainSettings, NumericFormat]:
 
 def _known(path: Path, conditions: Mapping[str, Any], overwrite: bool) -> dict[str, Any]:
     """Return what is known of a network under these conditions; ``overwrite`` forgets it."""
+    strangers = [] if not path.parent.exists() else [one for one in path.parent.iterdir() if one.name not in (path.name, "full")]
+    if strangers:
+        raise InputError(f"{path.parent} is no audit's folder, it holds {strangers[0].name}: give out=<folder>.")
     if overwrite:
         shutil.rmtree(path.parent, ignore_errors=True)
     if not path.exists():
         return {}
-    kept = read_file(path, json.loads)
+    kept = read_file(path, json.loads, "begin anew with overwrite=true")
     theirs = kept.pop("conditions", None) if isinstance(kept, dict) else None
     if theirs == conditions:
         return dict(kept)

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
         refuse_existing(folder, config.format, config.normalise)
     settings = replace(config.measure, precision="fp32", memory_format="contiguous")
     conditions = resolve_conditions(settings, resolve_device(config.device))
-    make_run_dir(folder)
+    make_run_dir(folder, "out")
     done = []
     with console.status("exporting") as status:
         for format in config.format:

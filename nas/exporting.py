@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import io
 import logging
+import math
 import os
 import tempfile
 import warnings
@@ -94,7 +95,7 @@ def export(
         written.write_bytes(content)
         run, timed = _loaded(written, format, space, normalise)
         difference = _difference(model, run, description)
-        if difference > TOLERANCE:
+        if not difference <= TOLERANCE:
             raise RunError(
                 f"the {format} export of {description.name} differs from the network by {difference:.2g} of its largest "
                 f"output, more than {TOLERANCE:g}; it was not written."
@@ -231,7 +232,9 @@ def _difference(model: nn.Module, run: Callable[[Tensor], Tensor], description: 
             mine, theirs = model(x), run(x)
             if mine.shape != theirs.shape:
                 raise RunError(f"the export gives {tuple(theirs.shape)} where the network gives {tuple(mine.shape)}.")
-            worst = max(worst, float((mine - theirs).abs().max() / mine.abs().max().clamp_min(1e-12)))
+            if not bool(mine.isfinite().all()):
+                raise RunError(f"{description.name} gives outputs that are not finite: retrain it.")
+            worst = max(worst, float((mine - theirs).abs().nan_to_num(nan=math.inf).max() / mine.abs().max().clamp_min(1e-12)))
     return worst
 
 

@@ -16,8 +16,8 @@ import yaml
 from nas.errors import InputError
 
 
-def make_run_dir(path: Path) -> Path | None:
-    """Make the folder and prove that it can be written.
+def make_run_dir(path: Path, key: str = "run_dir") -> Path | None:
+    """Make the folder that ``key`` names and prove that it can be written.
 
     Returns:
         The topmost folder that was made for it, ``None`` if it was there.
@@ -35,7 +35,7 @@ def make_run_dir(path: Path) -> Path | None:
         with tempfile.TemporaryFile(dir=path):
             pass
     except OSError as error:
-        raise InputError(f"run_dir={path} cannot be written ({error.strerror}): choose another run_dir.") from None
+        raise InputError(f"{key}={path} cannot be written ({error.strerror}): choose another {key}.") from None
     return made
 
 

@@ -94,14 +94,17 @@ def _found(run_dir: Path, study: str, space: SearchSpace, data: Mapping[str, Any
     return Found(study, trial, space, architecture, (channels, height, width), data["num_classes"], top1)
 
 
-def read_file(path: Path, parse: Callable[[str], Any]) -> Any:
+def read_file(path: Path, parse: Callable[[str], Any], remedy: str = "run the search again") -> Any:
     """Return what ``parse`` makes of a file of a run folder.
 
     Raises:
-        InputError: It is missing or cannot be parsed.
+        InputError: It is missing, cannot be parsed, or lacks what ``parse`` looks for.
     """
     try:
         return parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SpaceError, yaml.YAMLError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
-        raise InputError(f"{path} cannot be read ({reason}): run the search again.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, SpaceError, yaml.YAMLError) as error:
+        if isinstance(error, OSError):
+            reason = error.strerror or type(error).__name__
+        else:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path} cannot be read ({reason}): {remedy}.") from None

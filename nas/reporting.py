@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -111,15 +112,23 @@ def _shown(front: Sequence[Outcome], chosen: Chosen | None, most: int) -> list[O
 def _retrained(run: Run) -> tuple[Mapping[str, Any], ...]:
     found = []
     for path in sorted((run.folder / "retrain").glob("*/metrics.json")):
-        metrics = read_file(path, json.loads)
-        if isinstance(metrics, dict):
-            found.append({**metrics, "folder": str(path.parent)})
+        metrics = read_file(path, _metrics, f"retrain it anew, or delete {path.parent}")
+        found.append({**metrics, "folder": str(path.parent)})
     return tuple(found)
+
+
+def _metrics(text: str) -> dict[str, Any]:
+    """Return a retraining's metrics; raise KeyError or TypeError if the page's are not among them."""
+    metrics = json.loads(text)
+    return {**metrics, **{name: metrics[name] for name in ("test_top1", "test_top1_standard_error", "epochs")}}
 
 
 def _audit(run: Run) -> AuditResult | None:
     path = run.folder / "audit" / "audit.json"
-    return read_file(path, lambda text: AuditResult.from_dict(json.loads(text))) if path.exists() else None
+    if not path.exists():
+        return None
+    found: AuditResult = read_file(path, lambda text: AuditResult.from_dict(json.loads(text)), "audit anew, or delete it")
+    return found
 
 
 def _sheets(run: Run, outcomes: Sequence[Outcome], config: ReportConfig) -> tuple[Sheet, ...]:
@@ -131,10 +140,13 @@ def _sheet(run: Run, outcome: Outcome, timer: _Timer) -> Sheet:
     path = run.folder / "trials" / outcome.name / "measurement.json"
     found: tuple[LayerCost, ...] = ()
     if path.exists():
-        record = read_file(path, json.loads)
-        found = tuple(LayerCost.from_dict(layer) for layer in (record.get("complexity") or {}).get("layers", ()))
+        found = read_file(path, _layers)
     times, untimed = timer.times(outcome)
     return Sheet(outcome, found, times, untimed, timer.other_device)
+
+
+def _layers(text: str) -> tuple[LayerCost, ...]:
+    return tuple(LayerCost.from_dict(layer) for layer in (json.loads(text).get("complexity") or {}).get("layers", ()))
 
 
 class _Timer:
@@ -152,12 +164,19 @@ class _Timer:
         self._until = time.perf_counter() + config.layer_seconds
         self._refusal = ""
 
+    def _kept(self, path: Path) -> LayerTimes | None:
+        """Return what was timed before; what cannot be read is timed anew."""
+        try:
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            return LayerTimes.from_dict(kept["times"]) if kept["key"] == json.loads(json.dumps(self._key)) else None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return None
+
     def times(self, outcome: Outcome) -> tuple[LayerTimes | None, str]:
         path = self._run.folder / "trials" / outcome.name / "layers.json"
-        if path.exists():
-            kept = read_file(path, json.loads)
-            if isinstance(kept, dict) and kept.get("key") == json.loads(json.dumps(self._key)):
-                return LayerTimes.from_dict(kept["times"]), ""
+        kept = self._kept(path)
+        if kept is not None:
+            return kept, ""
         if not self._config.layers:
             return None, "layers=false"
         if self._refusal or time.perf_counter() >= self._until:

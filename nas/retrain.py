@@ -92,7 +92,7 @@ def _retrain(plan: Plan, config: RetrainConfig, console: Console) -> int:
         markup=False,
         soft_wrap=True,
     )
-    make_run_dir(plan.folder.parent)
+    make_run_dir(plan.folder.parent, "out")
     gate = InterruptGate()
     try:
         with (
@@ -104,7 +104,8 @@ def _retrain(plan: Plan, config: RetrainConfig, console: Console) -> int:
     except Timeout:
         raise InputError(f"{plan.folder} is in use by another retraining: wait for its end, or give out=<folder>.") from None
     except Interrupted:
-        console.print("interrupted: the same command goes on where it was")
+        again = "without overwrite=true the same command" if config.overwrite else "the same command"
+        console.print(f"interrupted: {again} goes on where it was")
         return EXIT_INTERRUPTED
     _finish(plan, metrics, console)
     return 0
@@ -122,7 +123,7 @@ def _audit(config: RetrainConfig, given: frozenset[str], console: Console) -> in
 
     run = read_run(config.keys)
     folder = Path(config.out) if config.out is not None else run.folder / FOLDER
-    made = make_run_dir(folder)
+    made = make_run_dir(folder, "out")
     gate = InterruptGate()
 
     def tell(line: str) -> None:

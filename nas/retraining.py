@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -99,7 +100,10 @@ def prepare(run: Run, config: RetrainConfig, given: frozenset[str]) -> Plan:
             f"{known['fingerprint'][:12]}): point data.root to the same set."
         )
     trained = run.record["conditions"]["train"]
-    settings, numeric = resolve_full(config.train, search.train, NumericFormat(trained["precision"], trained["memory_format"]))
+    numeric = NumericFormat(trained["precision"], trained["memory_format"])
+    if run.record["conditions"]["device"]["kind"] != device.type:  # what was fastest there need not run here
+        numeric = NumericFormat("bf16", "channels_last") if device.type == "cuda" else NumericFormat("fp32", "contiguous")
+    settings, numeric = resolve_full(config.train, search.train, numeric)
     conditions, print_of_device, same = _conditions(run, config, device, given)
     seed = search.seed if config.seed is None else config.seed
     label = chosen.label if seed == search.seed else f"{chosen.label}-seed{seed}"
@@ -139,6 +143,8 @@ def _conditions(
     if run.record["conditions"]["device"]["kind"] == device.type:
         follow += _LIKE_THE_SEARCH
     changes = {key: theirs[key] for key in follow if f"measure.{key}" not in given}
+    if changes.get("threads") is not None:  # fewer CPUs are another device, which is allowed and labelled
+        changes["threads"] = min(changes["threads"], len(os.sched_getaffinity(0)))
     conditions = resolve_conditions(dataclasses.replace(config.measure, **changes), device)
     print_of_device = fingerprint(device, conditions.threads)
     return conditions, print_of_device, print_of_device.identity() == run.record["conditions"]["device"]
@@ -163,21 +169,37 @@ def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
         InputError: The folder holds something else, and ``overwrite`` is not set.
     """
     path = plan.folder / "config.yaml"
-    if overwrite or not path.exists():
-        if not overwrite and plan.folder.exists() and any(plan.folder.iterdir()):
-            raise InputError(f"{plan.folder} is not empty and no retraining's: give out=<folder>, or overwrite=true.")
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise InputError(f"out={plan.folder} is a file: give a folder's name.")
+    theirs = _identity_of(path)
+    if theirs is None:
+        if plan.folder.exists() and any(plan.folder.iterdir()):
+            # Whatever it is, beginning anew would delete it: even overwrite=true is for retrainings alone.
+            raise InputError(f"{plan.folder} is not empty and no retraining's: give out=<folder>.")
         return None
-    theirs = read_file(path, yaml.safe_load)
-    theirs = theirs.get("identity", {}) if isinstance(theirs, dict) else {}
+    if overwrite:
+        return None
     for key, mine in plan.identity.items():
         if theirs.get(key) != mine:
             raise InputError(
                 f"{plan.folder} holds a retraining under another {key}: set it back, give out=<folder>, or overwrite=true."
             )
     if (plan.folder / METRICS_FILE).exists() and (plan.folder / WEIGHTS).exists():
-        done: dict[str, Any] = read_file(plan.folder / METRICS_FILE, yaml.safe_load)
+        done: dict[str, Any] = read_file(plan.folder / METRICS_FILE, yaml.safe_load, "begin anew with overwrite=true")
         return done
     return None
+
+
+def _identity_of(path: Path) -> dict[str, Any] | None:
+    """Return what a retraining's folder says it is of; ``None`` if it is none."""
+    if not path.exists():
+        return None
+    try:
+        written = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    identity = written.get("identity") if isinstance(written, dict) else None
+    return identity if isinstance(identity, dict) else None
 
 
 def retrain(plan: Plan, overwrite: bool, observer: Observer) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from search_spaces.base import SearchSpace, SpaceError
 
 WEIGHTS = "model.safetensors"
 _KEY = "osa-nas"
-_FORMAT = 1
+_FORMAT = 2
 FAMILIES = ("osa", "dense", "reference")
 
 
@@ -102,7 +102,7 @@ def pack(state: Mapping[str, Tensor], description: Description) -> bytes:
 
     # Copies: tensors that share memory, or lie in another order, are refused.
     state = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in state.items()}
-    packed = {"format": _FORMAT, "digest": _digest(state), "description": _plain(description)}
+    packed = {"format": _FORMAT, "digest": _digest(state, _plain(description)), "description": _plain(description)}
     return save(state, metadata={"format": "pt", _KEY: json.dumps(packed)})
 
 
@@ -205,8 +205,8 @@ def _read(path: Path) -> tuple[Description, dict[str, Tensor]]:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{file} has a damaged description ({_first_line(error)}): retrain the network.") from None
-    if _digest(state) != digest:
-        raise InputError(f"{file} is damaged: its weights are not those that were written; retrain the network, or restore it.")
+    if _digest(state, plain) != digest:
+        raise InputError(f"{file} is damaged: it does not hold what was written; retrain the network, or restore it.")
     return description, state
 
 
@@ -215,8 +215,8 @@ def _plain(description: Description) -> dict[str, Any]:
     return plain
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(state: Mapping[str, Tensor], description: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
     for name in sorted(state):
         tensor = state[name]
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

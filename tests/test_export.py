@@ -15,6 +15,8 @@ import torch
 from torch import nn
 
 import nas
+from nas.errors import RunError
+from nas.exporting import TOLERANCE, _difference
 from nas.shipped import Description, write_model
 from search_spaces import osa
 from tests.toy import ToyArchitecture, ToySpace
@@ -114,6 +116,22 @@ def test_an_export_that_computes_something_else_is_not_written(export: Command, 
     assert not list(Path("m/export").iterdir())
 
 
+@pytest.mark.parametrize("whose", ["network", "file"])
+def test_a_nan_is_no_agreement(whose: str) -> None:
+    def spoilt(x: torch.Tensor) -> torch.Tensor:
+        return torch.full((len(x), 3), torch.nan)
+
+    class Model(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return spoilt(x) if whose == "network" else torch.ones(len(x), 3)
+
+    if whose == "network":
+        with pytest.raises(RunError, match="not finite"):
+            _difference(Model(), spoilt, description())
+    else:
+        assert not _difference(Model(), spoilt, description()) <= TOLERANCE
+
+
 class Unexportable(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean((2, 3)) if x.sum().item() > 0 else x.amax((2, 3))
@@ -145,6 +163,7 @@ def test_what_a_format_cannot_express(export: Command, workdir: Path, format: st
         (["model=m", "format=onx"], "format=onx is not a format; did you mean 'onnx'?"),
         (["model=nowhere", "format=onnx"], "model=nowhere holds no model.safetensors"),
         (["format=onnx"], "model or study must be set, and not both"),
+        (["model=m", "trial=3", "format=onnx"], "model and trial are both set"),
         (["model=m", "study=s", "format=onnx"], "model or study must be set, and not both"),
         (["study=nope", "format=onnx"], "study=nope does not exist"),
         (["model=m", "format=onnx", "normalize=true"], "normalize is not a known key; did you mean 'normalise'?"),

@@ -129,6 +129,31 @@ def test_no_network_keeps_the_constraints(search: Command, workdir: Path) -> Non
     assert "has no network that keeps every constraint: the nearest is trial" in text and "misses params by" in text
 
 
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("retrain/0/metrics.json", "{}", "it has no 'test_top1'): retrain it anew, or delete"),
+        ("audit/audit.json", "{}", "audit anew, or delete it"),
+        ("trials/0/measurement.json", "[1]", "trials/0/measurement.json cannot be read"),
+    ],
+)
+def test_damaged_files_are_named(
+    search: Command, workdir: Path, capsys: pytest.CaptureFixture[str], name: str, text: str, sentence: str
+) -> None:
+    from nas.cli import run_command
+    from nas.report import main
+
+    assert search("conf=osa_digits", *QUICK, "study.trials=1", OBJECTIVES)[0] == 0
+    path = Path("runs/osa_digits") / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["nas.report", "study=osa_digits", "layers=false"])
+        run_command(main)
+    err = capsys.readouterr().err
+    assert ended.value.code == 2 and sentence in err and err.count("\n") == 1
+
+
 def test_a_study_without_a_complete_trial(search: Command, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from nas import evaluate
     from nas.report import main

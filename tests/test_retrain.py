@@ -124,6 +124,23 @@ def test_overwrite_another_seed_and_another_folder(retrain: Command) -> None:
     (Path("mine") / "letter.txt").write_text("dear")
     code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "out=mine")
     assert code == 2 and "mine is not empty and no retraining's" in err
+    # Beginning anew deletes: it is for retrainings alone, and never for what else lies there.
+    for other in ("mine", "runs/osa_digits", "runs/osa_digits/trials", "."):
+        code, _, err = retrain("study=osa_digits", "trial=0", *FAST, f"out={other}", "overwrite=true")
+        assert code == 2 and "is not empty and no retraining's" in err
+    assert Path("mine/letter.txt").exists() and Path("runs/osa_digits/study.db").exists()
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "out=mine/letter.txt")
+    assert code == 2 and "out=mine/letter.txt is a file: give a folder's name" in err and err.count("\n") == 1
+
+
+def test_fewer_cores_than_the_search_had_are_another_device(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Path("runs/osa_digits/record.json")
+    found = json.loads(record.read_text())
+    found["conditions"]["measure"]["threads"] = found["conditions"]["device"]["threads"] = 512
+    record.write_text(json.dumps(found))
+    code, out, err = retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    assert code == 0, err
+    assert "this is another device" in out
 
 
 def test_an_architecture_from_a_file(retrain: Command) -> None:

@@ -125,6 +125,15 @@ def test_a_flipped_byte_is_noticed(folder: Path, at: int) -> None:
         load_model(folder)
 
 
+def test_another_description_is_noticed(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    for old, new in ((b"0.1, 0.2", b"0.1, 0.3"), (b'\\"y\\"', b'\\"q\\"')):
+        assert content.count(old) == 1
+        (folder / "model.safetensors").write_bytes(content.replace(old, new))
+        with pytest.raises(InputError, match="is damaged"):
+            load_model(folder)
+
+
 @pytest.mark.parametrize("length", [0, 7, 100, -1])
 def test_a_file_cut_short_is_noticed(folder: Path, length: int) -> None:
     content = (folder / "model.safetensors").read_bytes()
@@ -147,7 +156,7 @@ def test_files_of_another_kind(folder: Path, tmp_path: Path) -> None:
         tmp_path / "new.safetensors",
         {"osa-nas": json.dumps({"format": 9, "digest": "", "description": {}})},
     )
-    with pytest.raises(InputError, match="has format 9, and this version reads 1"):
+    with pytest.raises(InputError, match="has format 9, and this version reads 2"):
         load_model(tmp_path / "new.safetensors")
 
 

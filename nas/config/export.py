@@ -84,4 +84,7 @@ def parse_export(plain: Mapping[str, Any]) -> ExportConfig:
     of_study = config.study is not None or config.run_dir is not None
     if (config.model is None) == (not of_study):
         raise InputError("model or study must be set, and not both: give model=<folder that nas.retrain wrote>.")
+    named = [key for key in ("pick", "trial", "architecture") if getattr(config, key) is not None]
+    if config.model is not None and named:
+        raise InputError(f"model and {named[0]} are both set: each names a network, so give one.")
     return config

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import tempfile
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -155,6 +156,9 @@ def newest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[Path, 
     damaged = []
     for path in paths:
         try:
+            with zipfile.ZipFile(path) as archive:  # torch reads it without looking at its checksums
+                if (spoilt := archive.testzip()) is not None:
+                    raise ValueError(f"{spoilt} has another checksum")
             saved = torch.load(path, map_location="cpu", weights_only=True)
             theirs = json.loads(saved["full"]["identity"])
         except Exception as error:  # noqa: BLE001 - a damaged file may break a reader in any way, and an older one may do

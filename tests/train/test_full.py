@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,18 @@ def test_a_damaged_checkpoint_falls_back_on_the_one_before(tmp_path: Path, whole
         path.write_bytes(b"nothing")
     with pytest.raises(InputError, match=r"no checkpoint can be used.*overwrite=true"):
         train(tmp_path)
+
+
+def test_a_flipped_byte_in_a_checkpoint_is_noticed(tmp_path: Path, whole: Any) -> None:
+    train(tmp_path)
+    newest = max(tmp_path.glob("*.ckpt"))
+    with zipfile.ZipFile(newest) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    content = bytearray(newest.read_bytes())
+    content[largest.header_offset + 200 + largest.file_size // 2] ^= 0x01  # within its data: weights that would load
+    newest.write_bytes(content)
+    state, result = train(tmp_path)
+    assert result.resumed_at == 3 and same(state, whole[0])
 
 
 def test_nothing_in_a_checkpoint_is_executed(tmp_path: Path) -> None:

@@ -71,7 +71,9 @@ def _near_the_front(population: Population, networks: list[Outcome], metric: Met
     below = sum(value < bottom for value in values.values())
     if not below:
         return scale(list(values.values()), False), 0
-    return {"type": "linear", "range": [bottom, max(values.values()) + 0.12 * span]}, below
+    bars = [spread(n.attributes, metric.name, population.validation_images) or 0.0 for n in networks]
+    top = max(value + bar * factor(metric) for value, bar in zip(values.values(), bars, strict=True))
+    return {"type": "linear", "range": [bottom, top + 0.05 * span]}, below
 
 
 def _has(network: Outcome, metric: Metric) -> bool:
