@@ -65,7 +65,7 @@ def choose(run: Run, pick: str | None, trial: int | None, architecture: str | No
         return _best(run, expression)
     found = knee(run.front, run.objectives)
     values = ", ".join(f"{m.name} {show(m, found.attributes.get(m.name))}" for m in run.objectives)
-    return _of_trial(run, found, f"The knee of the front of {len(run.front)}: {values}.")
+    return _of_trial(run, found, f"Trial {found.name}, the knee of the front of {len(run.front)}: {values}.")
 
 
 def _best(run: Run, pick: Best) -> Chosen:

@@ -74,6 +74,8 @@ def _report(config: ReportConfig) -> int:
     path = Path(config.out) if config.out is not None else run.folder / "report.html"
     if path.is_dir():
         raise InputError(f"out={path} is a folder: give a file's name, such as {path / 'report.html'}.")
+    if config.out is not None and path.exists() and b"<!doctype html" not in path.read_bytes()[:200].lower():
+        raise InputError(f"out={path} is there and is no report: give another file's name.")
     with console.status("gathering"):
         report = gather(run, config)
     with console.status("writing"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 from nas.analyse.ranking import audit_figures
@@ -87,7 +88,9 @@ def _glance(report: Report) -> tuple[Block, ...]:
     if population.front:
         heads = [Column("trial", numeric=True)]
         heads += [_head(metric, run.objectives) for metric in (*run.objectives, *_extra(run.objectives, run.constraints))]
-        retrained = {str(metrics.get("trial")): metrics for metrics in report.retrained}
+        retrained: dict[str, list[float]] = {}
+        for metrics in report.retrained:
+            retrained.setdefault(str(metrics.get("trial")), []).append(float(metrics["test_top1"]))
         if retrained:
             heads.append(Column("test top1, trained in full", numeric=True))
         rows = []
@@ -96,7 +99,8 @@ def _glance(report: Report) -> tuple[Block, ...]:
             row += [_figure(report, outcome, metric) for metric in (*run.objectives, *_extra(run.objectives, run.constraints))]
             if retrained:
                 full = retrained.get(outcome.name)
-                row.append(Cell(f"{full['test_top1']:.2%}", full["test_top1"]) if full else Cell(""))
+                seeds = f" (mean of {len(full)})" if full and len(full) > 1 else ""
+                row.append(Cell(f"{fmean(full):.2%}{seeds}", fmean(full)) if full else Cell(""))
             rows.append(tuple(row))
         keys = tuple(outcome.name for outcome in population.front)
         blocks += [Text("The front: no other network of the search is at least as good in everything and better in something.")]
@@ -382,8 +386,10 @@ def _conditions(report: Report) -> tuple[Block, ...]:
 def _caveats(report: Report) -> Iterable[str]:
     population, run = report.population, report.run
     how_far = "see Audit" if report.audit is not None else f"python -m nas.retrain study={run.name} audit=8 measures it"
+    confirmed = sum(len(o.attributes.get("seeds") or ()) > 1 for o in population.complete)
+    seeds = f"one seed ({confirmed} networks: means over several)" if confirmed else "one seed"
     yield (
-        "Accuracies are those of a brief training with one seed, on the validation part: they order networks, and say little of "
+        f"Accuracies are those of a brief training with {seeds}, on the validation part: they order networks, and say little of "
         f"what a full training reaches. How far that order holds: {how_far}."
     )
     for name, reason in (run.record.get("objectives_dropped") or {}).items():
@@ -392,6 +398,10 @@ def _caveats(report: Report) -> Iterable[str]:
     doubts = Counter(re.sub(r"\d+(\.\d+)?", "…", flag) for o in outcomes for flag in set(o.attributes.get("measure_flags") or ()))
     for doubt, count in doubts.most_common(_MOST_DOUBTS):
         yield f"{count} of {len(outcomes)} trials carry the doubt “{doubt}”."
+    if len(doubts) > _MOST_DOUBTS:
+        yield f"{len(doubts) - _MOST_DOUBTS} rarer doubts are in the trials' measure_flags."
+    if run.record["conditions"]["device"].get("kind") == "cuda":
+        yield "The GPU's clocks are not locked by a search: what they did while measuring is in each measurement.json."
     missing = Counter(
         (name, str(o.attributes[f"{name}_reason"]))
         for o in outcomes
@@ -405,9 +415,9 @@ def _caveats(report: Report) -> Iterable[str]:
         first = next(o for o in outcomes if o.state == "failed" and o.attributes.get("failure") == failure)
         kind = str(failure).replace("_", " ")
         yield f"{count} trials failed ({kind}), the first, trial {first.name}, for: {first.failure_reason}"
-    distinct = len({o.attributes.get("architecture_id") for o in outcomes})
-    if distinct < len(outcomes):
-        yield f"{len(outcomes) - distinct} trials built a network that another had built: their differences are noise."
+    distinct = len({o.attributes.get("architecture_id") for o in population.complete})
+    if distinct < len(population.complete):
+        yield f"{len(population.complete) - distinct} trials built a network that another had built: their differences are noise."
     for reference in run.references:
         if reference.state == "failed":
             yield f"The reference {reference.name} failed: {reference.failure_reason}"

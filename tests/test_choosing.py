@@ -36,7 +36,7 @@ def test_the_knee_is_on_the_front_and_the_default(run: Run) -> None:
     chosen = choose(run, None, None, None)
     assert chosen == choose(run, "knee", None, None)
     assert chosen.outcome in run.front and chosen.label == chosen.outcome.name
-    assert chosen.why.startswith(f"The knee of the front of {len(run.front)}: top1 ")
+    assert chosen.why.startswith(f"Trial {chosen.label}, the knee of the front of {len(run.front)}: top1 ")
     assert chosen.architecture.id == chosen.outcome.attributes["architecture_id"]
 
 

@@ -81,7 +81,7 @@ def report(searched: Path, workdir: Path, capfd: pytest.CaptureFixture[str]) -> 
 def test_the_page_and_the_front(report: Command) -> None:
     code, out, err = report("study=osa_digits", "layer_seconds=2")
     assert code == 0, err
-    assert "The knee of the front of " in out and "python -m nas.retrain study=osa_digits pick=knee" in out
+    assert "the knee of the front of " in out and "python -m nas.retrain study=osa_digits pick=knee" in out
     page = Path("runs/osa_digits/report.html")
     text = page.read_text(encoding="utf-8")
     assert page.stat().st_size < 8e6

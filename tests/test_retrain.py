@@ -143,6 +143,36 @@ def test_fewer_cores_than_the_search_had_are_another_device(retrain: Command, mo
     assert "this is another device" in out
 
 
+def test_a_signal_to_the_main_process_ends_all_of_them(searched: Path, workdir: Path) -> None:
+    shutil.copytree(searched / "runs", workdir / "runs")
+    arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=500", "train.devices=2")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-u", "-m", "nas.retrain", *arguments]
+    with subprocess.Popen(
+        command,
+        cwd=workdir,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        assert any("  loss " in line for line in process.stdout)  # both are at work
+        process.terminate()
+        process.stdout.read()
+        assert process.wait(timeout=60) == 130
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            break
+        time.sleep(0.1)
+    else:
+        os.killpg(process.pid, signal.SIGKILL)
+        pytest.fail("some of its processes live on")
+
+
 def test_an_architecture_from_a_file(retrain: Command) -> None:
     from search_spaces import dense
     from search_spaces.base import to_yaml

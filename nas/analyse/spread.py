@@ -11,9 +11,9 @@ SEED_NOISE = "_seed_sd"
 """Ends the name of the attribute that holds the standard deviation of an accuracy over training seeds, pooled over a study."""
 
 MEANING = {
-    "top1": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
-    "top1_mean": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
-    "top5": "the binomial standard error from the number of validation images; a training seed's own noise is not in it",
+    "top1": "the binomial standard error from the number of validation images, and the noise of a seed if confirm= measured it",
+    "top1_mean": "the binomial standard error from the number of validation images, and a seed's noise if confirm= measured it",
+    "top5": "the binomial standard error from the number of validation images, and the noise of a seed if confirm= measured it",
     "latency_ms": "half the interquartile range of the timed passes",
     "images_per_s": "that of the latency",
     "flops_per_s": "that of the latency",

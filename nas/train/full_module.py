@@ -203,3 +203,9 @@ def run_full(module: FullModule, folder: Path, resume: Path | None, device: torc
             if "TrainingDiverged" in str(error):
                 raise TrainingDiverged(module.epoch) from None
             raise
+        except BaseException:
+            # A signal that reaches this process alone must not leave the others training on in a folder that is free again.
+            for process in getattr(getattr(trainer.strategy, "launcher", None), "procs", ()):
+                process.kill()
+                process.join()
+            raise
