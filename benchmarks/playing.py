@@ -1,0 +1,440 @@
+"""Plays searches on a table of really evaluated networks, in virtual time: the methods that ``search_efficiency.py`` compares.
+
+The study, the driver, the scheduler and the samplers are the real ones; only the engine looks its answers up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import optuna
+import torch
+import yaml
+from optuna.samplers import BaseSampler, TPESampler
+from optuna.trial import FrozenTrial, TrialState
+from yardstick import Reference, Trace, Yardstick
+
+from nas.analyse.front import non_dominated
+from nas.driver import run
+from nas.engine import OnStage
+from nas.evaluate import Evaluation, EvaluationRequest
+from nas.interrupt import Interrupted, InterruptGate
+from nas.measure.device import resolve_conditions
+from nas.measure.settings import MeasureSettings
+from nas.metrics import METRICS
+from nas.outcomes import Outcome
+from nas.owner import Owner
+from nas.sampling import TrialSeededSampler
+from nas.scheduler import make_scheduler
+from nas.simulate import Row, SimulatedEngine, Table
+from nas.storage import memory_storage
+from nas.study import Asked, Study, StudyPlan
+from nas.targets import build_target, locate_target
+from nas.train.data import DataRequest
+from nas.train.datasets import Digits
+from nas.train.settings import DataSettings, NumericFormat
+from search_spaces.base import Architecture, SearchSpace, Trial
+
+ROOT = Path(__file__).resolve().parents[1]
+OBJECTIVES = (METRICS["top1"], METRICS["latency_ms"])
+WHOLE = 1 - 1e-9
+"""Of the best known hypervolume: all of it, but for rounding."""
+
+MOST_ASKS = 100
+"""Suggestions in a row of networks that are known already after which a search ends: it finds nothing more."""
+
+End = Literal["time", "front", "known"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to search.
+
+    Attributes:
+        way: ``naive`` and ``plain`` are a loop of ask and tell that evaluates whatever is suggested, at the costs of
+            ``naive.py`` or at ours; ``ours`` is this package's study.
+        sampler: Of ``conf/sampler``; ``default`` is Optuna's own choice.
+        eta: Of ``mo_asha``; ``None`` for no scheduler.
+        reuse: Whether what is known is not evaluated again.
+        bounded: Whether networks have to keep a bound of ``params``.
+        gate: Whether what misses it is not trained.
+    """
+
+    told: str
+    way: Literal["naive", "plain", "ours"]
+    sampler: str
+    eta: float | None = None
+    reuse: bool = True
+    bounded: bool = False
+    gate: bool = True
+
+
+def _methods() -> dict[str, Method]:
+    eta = float(yaml.safe_load((ROOT / "conf" / "scheduler" / "mo_asha.yaml").read_text(encoding="utf-8"))["eta"])
+    methods = {
+        "naive": Method("Optuna's default, naive costs", "naive", "default"),
+        "random": Method("random, no scheduler", "ours", "random"),
+        "nsga2": Method("NSGA-II, plain loop, our costs", "plain", "nsga2"),
+        "tpe": Method("TPE, plain loop, our costs", "plain", "tpe"),
+        "ours": Method(f"ours: TPE, mo_asha (eta {eta:g}), no repeats", "ours", "tpe", eta),
+        "no_scheduler": Method("ours without the scheduler", "ours", "tpe"),
+        "repeats": Method("ours, repeats evaluated again", "ours", "tpe", eta, reuse=False),
+        "random_asha": Method("ours, random instead of TPE", "ours", "random", eta),
+        "nsga2_asha": Method("ours, NSGA-II instead of TPE", "ours", "nsga2", eta),
+        "nsga2_no_scheduler": Method("the same without the scheduler", "ours", "nsga2"),
+    }
+    for other in (2.0, 3.0, 4.0):
+        if other != eta:
+            methods[f"eta{other:g}"] = Method(f"ours, eta {other:g}", "ours", "tpe", other)
+    return {
+        **methods,
+        "bound_naive": dataclasses.replace(methods["naive"], bounded=True),
+        "bound_tpe": dataclasses.replace(methods["tpe"], bounded=True),
+        "bound_ours": dataclasses.replace(methods["ours"], bounded=True),
+        "bound_no_gate": Method("ours without the gate", "ours", "tpe", eta, bounded=True, gate=False),
+    }
+
+
+METHODS = _methods()
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What methods are compared on.
+
+    Attributes:
+        request: For any network; the architecture is to be set.
+        budget_s: Virtual seconds that a method has.
+        yardstick: Of all networks.
+        bound: The greatest number of parameters, where there is a bound.
+        bounded: The yardstick of the networks that keep it; ``None`` if that is too few or all of them.
+    """
+
+    table: Table
+    space: SearchSpace
+    request: EvaluationRequest
+    budget_s: float
+    yardstick: Yardstick
+    bound: float
+    bounded: Yardstick | None
+
+
+def minimised(row: Row) -> tuple[float, float]:
+    """Return a network's objectives as the table's first seed has them."""
+    return -row.top1[-1], row.figures["latency_ms"]
+
+
+def ground_of(table: Table, space: SearchSpace, trials: int, reference: Reference = "table") -> Ground:
+    """Return the ground that a table makes."""
+    rows = list(table.rows.values())
+    values = np.array([minimised(row) for row in rows])
+    bound = statistics.median_low([row.figures["params"] for row in rows])
+    kept = np.array([row.figures["params"] <= bound for row in rows])
+    # A bound that all keep, or of which no trade-off is left, asks for nothing.
+    sensible = not kept.all() and non_dominated(values[kept]).sum() > 2
+    each_s = statistics.mean(
+        row.naive.measure_seconds
+        + row.naive.setup_seconds
+        + table.recipe.epochs * row.naive.epoch_seconds
+        + row.naive.score_seconds
+        for row in rows
+    )
+    request = EvaluationRequest(
+        space=space,
+        architecture=space.from_dict(rows[0].architecture),
+        data=DataRequest(Digits(), DataSettings(), 0),  # not looked at
+        train=table.recipe,
+        numeric=NumericFormat("fp32", "channels_last"),
+        measure=resolve_conditions(MeasureSettings(), torch.device("cpu")),
+        device="cpu",
+        seed=0,
+        required=tuple(metric.name for metric in OBJECTIVES),
+    )
+    bounded = Yardstick.of(values, values[kept], reference) if sensible else None
+    return Ground(table, space, request, trials * each_s, Yardstick.of(values, None, reference), bound, bounded)
+
+
+@dataclass(frozen=True)
+class Played:
+    """What a method came to with one seed.
+
+    Attributes:
+        steps: See ``Trace``.
+        seconds: Virtual seconds when it ended.
+        end: Why it ended: ``time`` was up, the whole ``front`` was found, or only what is ``known`` was suggested.
+        full: Networks trained in full, repeats included that were trained.
+        resumed: Of these, those that had been stopped before.
+        stopped: Networks stopped early for good.
+        gated: Networks not trained.
+        repeated: Suggestions of what was known, whether evaluated again or not.
+        asked: Suggestions.
+        sampler_s: Processor seconds of asking and telling.
+    """
+
+    method: str
+    seed: int
+    steps: tuple[tuple[float, float], ...]
+    seconds: float
+    end: End
+    full: int
+    resumed: int
+    stopped: int
+    gated: int
+    repeated: int
+    asked: int
+    sampler_s: float
+
+    @property
+    def final(self) -> float:
+        """The share of the best known hypervolume in the end."""
+        return self.steps[-1][1] if self.steps else 0.0
+
+
+class Clock:
+    """Virtual time, in which the sampler's own time may count.
+
+    Attributes:
+        sampler_s: Processor seconds within ``sampling``.
+    """
+
+    def __init__(self, engine: SimulatedEngine, trace: Trace, budget_s: float, charged: bool) -> None:
+        self.sampler_s = 0.0
+        self.trace, self.budget_s = trace, budget_s
+        self._engine, self._charged = engine, charged
+
+    @property
+    def now_s(self) -> float:
+        return self._engine.now_s + (self.sampler_s if self._charged else 0.0)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether time is up, or nothing is left to be found."""
+        return self.now_s >= self.budget_s or self.trace.share >= WHOLE
+
+    @contextmanager
+    def sampling(self) -> Iterator[None]:
+        began_s = time.thread_time()  # of the processor, so that what else the machine does is not taken for the sampler's
+        try:
+            yield
+        finally:
+            self.sampler_s += time.thread_time() - began_s
+
+    def found(self, row: Row) -> None:
+        """Take in a network that was told just now."""
+        if self.now_s <= self.budget_s:
+            self.trace.add(self.now_s, minimised(row))
+
+
+def play(name: str, ground: Ground, seed: int, charged: bool = False) -> Played:
+    """Let a method search until its time is up."""
+    method = METHODS[name]
+    yardstick = ground.bounded if method.bounded else ground.yardstick
+    assert yardstick is not None
+    engine = SimulatedEngine(ground.table, way="naive" if method.way == "naive" else "ours")
+    clock = Clock(engine, Trace(yardstick), ground.budget_s, charged)
+    counts, end = (_play_ours if method.way == "ours" else _play_plain)(method, ground, seed, engine, clock)
+    if end is None:
+        end = "front" if clock.trace.share >= WHOLE else "time"
+    return Played(name, seed, tuple(clock.trace.steps), clock.now_s, end, sampler_s=clock.sampler_s, **counts)
+
+
+def _node(sampler: str) -> dict[str, Any]:
+    node = yaml.safe_load((ROOT / "conf" / "sampler" / f"{sampler}.yaml").read_text(encoding="utf-8"))
+    assert isinstance(node, dict)
+    return node
+
+
+def _play_plain(
+    method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
+) -> tuple[dict[str, int], End | None]:
+    # The default is what Optuna 5 takes by itself, but repeatable.
+    naive = method.sampler == "default"
+    sampler: BaseSampler = TPESampler(seed=seed) if naive else build_target("sampler", _node(method.sampler), seed=seed)
+    study = optuna.create_study(directions=[metric.direction for metric in OBJECTIVES], sampler=sampler)
+    seen: set[str] = set()
+    evaluated = 0
+    while not clock.is_over:
+        with clock.sampling():
+            trial = study.ask()
+            architecture = ground.space.suggest(trial)
+        found = engine.submit(trial.number, dataclasses.replace(ground.request, architecture=architecture), _silent).result()
+        row = ground.table.row(architecture)
+        with clock.sampling():
+            if method.bounded:
+                trial.set_constraint("params", row.figures["params"] - ground.bound)
+            study.tell(trial, [getattr(found.metrics, metric.name) for metric in OBJECTIVES])
+        if not method.bounded or row.figures["params"] <= ground.bound:
+            clock.found(row)
+        evaluated += 1
+        seen.add(architecture.id)
+    counts = {"full": evaluated, "resumed": 0, "stopped": 0, "gated": 0, "repeated": evaluated - len(seen), "asked": evaluated}
+    return counts, None
+
+
+def _silent(number: int, stage: str) -> None:
+    pass
+
+
+class _TimedStudy(Study):
+    """Our study, with the time that it takes for itself."""
+
+    clock: Clock
+
+    def ask(self) -> Asked | None:
+        with self.clock.sampling():
+            return super().ask()
+
+    def goes_on(self, number: int, evaluation: Evaluation) -> bool:
+        with self.clock.sampling():
+            return super().goes_on(number, evaluation)
+
+    def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
+        with self.clock.sampling():
+            return super().tell(number, evaluation, stopped_at)
+
+
+class _Sampler(TrialSeededSampler):
+    """Gives up when it has suggested nothing but what is known for long: its study would ask it for ever.
+
+    Attributes:
+        asked: Suggestions since a network was evaluated.
+    """
+
+    asked = 0
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        self.asked += 1
+        if self.asked > MOST_ASKS:
+            raise Interrupted
+        super().before_trial(study, trial)
+
+
+@dataclass(frozen=True)
+class _Anew:
+    """An architecture that no study takes for one that it knows."""
+
+    architecture: Architecture
+    suggestion: int
+
+    @property
+    def id(self) -> str:
+        return f"{self.architecture.id}#{self.suggestion}"
+
+    def to_dict(self) -> dict[str, Any]:
+        return self.architecture.to_dict()
+
+
+class _AnewSpace:
+    """A space in which nothing is ever suggested twice: what switches off that repeats are known."""
+
+    def __init__(self, space: SearchSpace) -> None:
+        self._space, self._suggested = space, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._space, name)
+
+    def suggest(self, trial: Trial) -> _Anew:
+        self._suggested += 1
+        return _Anew(self._space.suggest(trial), self._suggested)
+
+
+class _Playing:
+    """The engine as our driver sees it, which ends the search when time is up, and the observer of what comes of it."""
+
+    capacity = 1
+
+    def __init__(self, ground: Ground, method: Method, engine: SimulatedEngine, clock: Clock, sampler: _Sampler) -> None:
+        self._ground, self._method, self._engine, self._clock, self._sampler = ground, method, engine, clock, sampler
+        self._kept: dict[int, Evaluation] = {}
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        if self._clock.is_over:
+            raise Interrupted
+        self._sampler.asked = 0
+        return self._engine.submit(number, request, on_stage)
+
+    def request_for(self, asked: Asked) -> EvaluationRequest:
+        architecture = asked.architecture.architecture if isinstance(asked.architecture, _Anew) else asked.architecture
+        return dataclasses.replace(
+            self._ground.request,
+            architecture=architecture,
+            gate={"params": self._ground.bound} if self._method.bounded and self._method.gate else {},
+            begun=None if asked.begun is None else self._kept[int(asked.begun.name)],
+        )
+
+    def asked(self, asked: Asked) -> None: ...
+
+    def stage(self, number: int, stage: str) -> None: ...
+
+    def evaluated(self, number: int, evaluation: Evaluation) -> None:
+        if evaluation.state is not None:
+            self._kept[number] = evaluation
+
+    def told(self, trial: Outcome) -> None:
+        row = self._ground.table.rows[trial.attributes["architecture_id"].partition("#")[0]]
+        if trial.state == "complete" and (not self._method.bounded or row.figures["params"] <= self._ground.bound):
+            self._clock.found(row)
+
+
+def _play_ours(
+    method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
+) -> tuple[dict[str, int], End | None]:
+    node = _node(method.sampler)
+    sampler = _Sampler(
+        locate_target("sampler._target_", node["_target_"]), lambda **extra: build_target("sampler", node, **extra), seed
+    )
+    plan = StudyPlan(
+        name="played",
+        trials=sys.maxsize,  # time ends it
+        seed=seed,
+        objectives=OBJECTIVES,
+        constraints={"params": ground.bound} if method.bounded else {},
+        conditions={},
+    )
+    epochs = ground.table.recipe.epochs
+    scheduler = make_scheduler("none" if method.eta is None else "mo_asha", method.eta or math.inf, None, epochs)
+    space: Any = ground.space if method.reuse else _AnewSpace(ground.space)
+    playing = _Playing(ground, method, engine, clock, sampler)
+    with tempfile.TemporaryDirectory() as folder:
+        owner = Owner(Path(folder))
+        try:
+            study = _TimedStudy(memory_storage(), plan, space, sampler, owner, scheduler)
+            study.clock = clock
+            run(study, playing, playing.request_for, playing, InterruptGate())
+        except Interrupted:
+            pass
+        finally:
+            owner.close()
+    counts = counted(study.trials)
+    return counts, "known" if sampler.asked > MOST_ASKS else None
+
+
+def counted(trials: Sequence[FrozenTrial]) -> dict[str, int]:
+    """Count what became of the trials of our study."""
+    ended = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    own = [trial for trial in ended if "reused_from" not in trial.user_attrs]
+    full = [trial for trial in own if trial.state == TrialState.COMPLETE]
+    resumed = {trial.user_attrs.get("resumed_from") for trial in own} - {None}
+    new = [trial for trial in own if "resumed_from" not in trial.user_attrs]
+    stopped = [trial for trial in own if trial.user_attrs.get("stopped_at") is not None and trial.number not in resumed]
+    distinct = {str(trial.user_attrs["architecture_id"]).partition("#")[0] for trial in new}
+    return {
+        "full": len(full),
+        "resumed": sum("resumed_from" in trial.user_attrs for trial in full),
+        "stopped": len(stopped),
+        "gated": sum(bool(trial.user_attrs.get("gated_by")) for trial in own),
+        "repeated": len(ended) - len(own) + len(new) - len(distinct),
+        "asked": len(ended) - len(own) + len(new),
+    }

@@ -1,0 +1,99 @@
+"""How good a front is, and when a search had it: a share of the best known hypervolume. Plain arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from nas.analyse.front import Array, non_dominated
+from nas.analyse.hypervolume import hypervolume
+from nas.errors import InputError
+
+Reference = Literal["table", "front"]
+
+
+@dataclass(frozen=True)
+class Yardstick:
+    """How fronts are measured: scaled by fixed bounds, against a fixed reference point.
+
+    Attributes:
+        least: Of each objective, minimised.
+        span: Likewise.
+        reference: In scaled objectives.
+        best: The greatest hypervolume that is known.
+    """
+
+    least: Array
+    span: Array
+    reference: Array
+    best: float
+
+    @classmethod
+    def of(cls, values: Array, allowed: Array | None = None, reference: Reference = "table") -> Yardstick:
+        """Measure by what is known.
+
+        Args:
+            values: Shape (n, m), all networks, minimised: what is scaled by.
+            allowed: Those of them that may be on a front; all, if not given.
+            reference: Where the reference point lies: at the worst of all networks, or a tenth beyond the worst of the front.
+        """
+        least, span = values.min(axis=0), np.ptp(values, axis=0)
+        if not (span > 0).all():
+            raise InputError("all networks are equal in an objective: there is nothing to search for.")
+        scaled = ((values if allowed is None else allowed) - least) / span
+        point = np.ones(values.shape[1])
+        if reference == "front":
+            front = scaled[non_dominated(scaled)]
+            point = front.max(axis=0) + 0.1 * np.ptp(front, axis=0)
+        return cls(least, span, point, hypervolume(scaled, point))
+
+
+class Trace:
+    """The share of the best known hypervolume that a search has come to, as it goes.
+
+    Attributes:
+        steps: Seconds and share, whenever the share grew.
+    """
+
+    def __init__(self, yardstick: Yardstick) -> None:
+        self.steps: list[tuple[float, float]] = []
+        self._yardstick = yardstick
+        self._front = np.empty((0, len(yardstick.reference)))
+
+    @property
+    def share(self) -> float:
+        """The share now."""
+        return self.steps[-1][1] if self.steps else 0.0
+
+    def add(self, seconds: float, values: Sequence[float]) -> None:
+        """Take in a network, minimised; never earlier than the one before it."""
+        point = (np.array(values) - self._yardstick.least) / self._yardstick.span
+        if (self._front <= point).all(axis=1).any():
+            return
+        self._front = np.vstack([self._front[~(point <= self._front).all(axis=1)], point])
+        share = hypervolume(self._front, self._yardstick.reference) / self._yardstick.best
+        if share > self.share:
+            self.steps.append((seconds, share))
+
+
+def time_to(share: float, steps: Sequence[tuple[float, float]]) -> float | None:
+    """Return when a share was reached; ``None`` if it was not."""
+    return next((seconds for seconds, reached in steps if reached >= share), None)
+
+
+def ratios(times: Sequence[float | None], ours: Sequence[float | None], budget_s: float) -> list[float]:
+    """Return, seed by seed, how often ours fits into the other's time; what was not reached has taken the whole budget."""
+    return [
+        (budget_s if other is None else other) / (budget_s if mine is None else mine)
+        for other, mine in zip(times, ours, strict=True)
+    ]
+
+
+def least_final_ratio(ours: Sequence[float], others: Sequence[Sequence[float]]) -> float | None:
+    """Return the least, over seeds, of our final hypervolume over the best of the others'; ``None`` without others."""
+    if not others:
+        return None
+    return min(mine / max(rivals) for mine, *rivals in zip(ours, *others, strict=True))

@@ -1,0 +1,192 @@
+"""The benchmark of searches: when a front was how good, and that every method is played to the same time by the same rules."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import optuna
+import pytest
+
+from nas.errors import InputError
+from nas.simulate import Costs, Row, Table
+from nas.train.settings import TrainSettings
+from tests.toy import ToyArchitecture, ToySpace
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+EPOCHS = 6
+WIDEST = 10
+
+
+@pytest.fixture
+def yardstick(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("yardstick")
+
+
+@pytest.fixture
+def playing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    module = importlib.import_module("playing")
+    monkeypatch.setattr(module, "MOST_ASKS", 12)
+    return module
+
+
+@pytest.fixture
+def efficiency(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("search_efficiency")
+
+
+# ---- arithmetic
+
+
+def test_the_share_grows_with_what_is_found_and_not_with_what_is_dominated(yardstick: ModuleType) -> None:
+    values = np.array([[0.0, 8.0], [2.0, 4.0], [4.0, 0.0], [4.0, 8.0]])
+    measure = yardstick.Yardstick.of(values)
+    # Scaled: (0, 1), (0.5, 0.5), (1, 0), and the reference (1, 1): one square of a half.
+    assert measure.best == 0.25
+    trace = yardstick.Trace(measure)
+    for seconds, point in ((1.0, (4.0, 0.0)), (2.0, (3.0, 6.0)), (3.0, (3.0, 7.0)), (4.0, (2.0, 4.0)), (5.0, (2.0, 4.0))):
+        trace.add(seconds, point)
+    assert trace.steps == [(2.0, 0.25), (4.0, 1.0)] and trace.share == 1.0
+    assert yardstick.time_to(0.2, trace.steps) == yardstick.time_to(0.25, trace.steps) == 2.0
+    assert yardstick.time_to(0.26, trace.steps) == 4.0 and yardstick.time_to(1.1, trace.steps) is None
+    assert yardstick.Trace(measure).share == 0.0
+
+
+def test_a_reference_beyond_the_front_counts_its_ends(yardstick: ModuleType) -> None:
+    values = np.array([[0.0, 8.0], [2.0, 4.0], [4.0, 0.0], [8.0, 16.0]])
+    near, far = (yardstick.Yardstick.of(values, values[:3], reference) for reference in ("front", "table"))
+    assert near.reference.tolist() == [0.55, 0.55] and far.reference.tolist() == [1.0, 1.0]
+    assert near.best == pytest.approx(0.55 * 0.05 + 0.3 * 0.25 + 0.05 * 0.25)
+    trace = yardstick.Trace(near)
+    trace.add(1.0, (4.0, 0.0))
+    assert trace.share == pytest.approx(0.05 * 0.55 / near.best)
+    trace.add(2.0, (8.0, 0.0))
+    assert len(trace.steps) == 1, "what lies beyond the reference adds nothing"
+
+
+def test_what_does_not_differ_cannot_be_measured_by(yardstick: ModuleType) -> None:
+    with pytest.raises(InputError, match="equal in an objective"):
+        yardstick.Yardstick.of(np.array([[1.0, 2.0], [1.0, 3.0]]))
+
+
+def test_ratios_are_paired_and_what_is_not_reached_takes_the_budget(yardstick: ModuleType) -> None:
+    assert yardstick.ratios([8.0, None, 3.0, None], [2.0, 5.0, None, None], 10.0) == [4.0, 2.0, 0.3, 1.0]
+    assert yardstick.least_final_ratio([0.9, 1.0], [[0.8, 0.5], [1.0, 0.5]]) == 0.9
+    assert yardstick.least_final_ratio([0.9], []) is None
+
+
+def test_the_summary_says_nothing_of_what_was_not_played(efficiency: ModuleType) -> None:
+    def played(name: str, times: list[float | None]) -> list[object]:
+        steps = [() if seconds is None else ((seconds, 0.99),) for seconds in times]
+        return [efficiency.Played(name, seed, one, 10.0, "time", 1, 0, 0, 0, 0, 1, 0.1) for seed, one in enumerate(steps)]
+
+    ours = {"ours": played("ours", [2.0, 4.0, 1.0])}
+    alone = efficiency.summary(ours, 10.0)
+    assert alone == dict.fromkeys(("speedup_vs_naive_99", "speedup_vs_best_99", "final_hypervolume_ratio_min", "best"))
+    others = {
+        "naive": played("naive", [8.0, None, 9.0]),
+        "nsga2": played("nsga2", [2.0, 4.0, 5.0]),
+        "tpe": played("tpe", [1.0, 9.0, 9.0]),
+    }
+    found = efficiency.summary({**others, **ours}, 10.0)
+    assert found == {
+        "speedup_vs_naive_99": 4.0,
+        "speedup_vs_best_99": 1.0,
+        "final_hypervolume_ratio_min": 1.0,
+        "best": "nsga2",
+    }
+    assert efficiency.summary(others, 10.0)["speedup_vs_naive_99"] is None
+
+
+def test_proxies_are_those_of_a_training_that_ended_there(efficiency: ModuleType) -> None:
+    row = network(4, "a")
+    after = {epoch: efficiency.proxies(row, epoch) for epoch in (1, 3, 6)}
+    assert after[1] == {"top1": row.top1[0], "top1_mean": row.top1[0], "train_loss_area": -row.train_loss[0]}
+    assert after[3]["top1_mean"] == row.top1[2] and after[3]["train_loss_area"] == -sum(row.train_loss[:3]) / 3
+    assert after[6]["top1_mean"] == pytest.approx((row.top1[4] + row.top1[5]) / 2)
+
+
+# ---- playing
+
+
+def network(width: int, kind: str) -> Row:
+    """A toy whose accuracy is worth the time for some kinds only."""
+    architecture = ToyArchitecture(width, kind)
+    full = width / (width + 4) * {"a": 1.0, "b": 0.8, "c": 0.6}[kind]
+    return Row(
+        architecture_id=architecture.id,
+        params={"width": width, "kind": kind},
+        architecture=architecture.to_dict(),
+        figures={
+            **dict.fromkeys(("mult_adds", "flops", "mem_access", "images_per_s", "flops_per_s", "latency_iqr_ms"), 1.0),
+            "params": width,
+            "latency_ms": float(width),
+        },
+        top1=tuple(full * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)),
+        validation_loss=(1.0,) * EPOCHS,
+        train_loss=tuple(2.0 - full * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)),
+        top1_seeds=(),
+        train_loss_seeds=(),
+        count_seconds=0.125,
+        ours=Costs(0.5, 0.125, 1.0, 0.125),
+        naive=Costs(0.5, 0.25, 2.0, 0.25),
+    )
+
+
+@pytest.fixture
+def ground(playing: ModuleType, tmp_path: Path) -> object:
+    rows = [network(width, kind) for width in range(1, WIDEST + 1) for kind in "abc"]
+    table = Table(tmp_path, TrainSettings(epochs=EPOCHS), {}, {row.architecture_id: row for row in rows})
+    return playing.ground_of(table, ToySpace(high=WIDEST), trials=6)
+
+
+def test_every_method_has_the_same_time(playing: ModuleType, ground: object) -> None:
+    assert ground.budget_s == 6 * 13.0 and ground.bound == 5 and ground.bounded is not None  # type: ignore[attr-defined]
+    for name, method in playing.METHODS.items():
+        found = playing.play(name, ground, seed=1)
+        # What is under way when time is up comes to its next rung or end, and counts no more.
+        assert found.end != "time" or 78.0 <= found.seconds <= 78.0 + 13.0
+        assert found.steps and found.steps[-1][0] <= 78.0 and 0 < found.final <= 1 + 1e-9
+        assert found.full > 0 and found.sampler_s > 0
+        if method.way != "ours":
+            assert (found.stopped, found.resumed, found.gated) == (0, 0, 0) and found.asked == found.full
+        elif method.reuse:
+            assert found.asked - found.repeated <= 3 * WIDEST, "no network is evaluated twice"
+            assert found.full - found.resumed + found.stopped + found.gated <= 3 * WIDEST
+        if name == "naive":
+            assert found.seconds == 13.0 * found.full
+        assert (found.gated > 0) == (name == "bound_ours")
+        assert (found.stopped > 0) == (method.eta is not None)
+
+
+def test_a_seed_decides_and_the_sampler_can_be_charged(playing: ModuleType, ground: object) -> None:
+    one, same, other = (playing.play("ours", ground, seed) for seed in (3, 3, 4))
+    assert dataclasses.replace(one, sampler_s=0.0) == dataclasses.replace(same, sampler_s=0.0)
+    assert one.steps != other.steps
+    free, charged = playing.play("naive", ground, 0), playing.play("naive", ground, 0, charged=True)
+    assert charged.steps[0][0] > free.steps[0][0] and charged.seconds == pytest.approx(
+        13.0 * charged.full + charged.sampler_s, abs=1e-6
+    )
+
+
+def test_the_script_ends_with_one_json_object(
+    efficiency: ModuleType, ground: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(efficiency, "_ground", lambda *_: ground)
+    monkeypatch.setattr(
+        "sys.argv", ["search_efficiency.py", "--simulated", "--seeds", "2", "--methods", "naive,tpe,ours,bound_ours"]
+    )
+    efficiency.main()
+    lines = capsys.readouterr().out.strip().splitlines()
+    summary = json.loads(lines[-1])
+    assert {"speedup_vs_naive_99", "speedup_vs_best_99", "final_hypervolume_ratio_min"} <= summary.keys()
+    assert summary["best"] == "tpe" and summary["seeds"] == 2 and summary["final_hypervolume_ratio_min"] > 0
+    assert any(line.lstrip().startswith("bound_ours") for line in lines)
