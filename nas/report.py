@@ -22,7 +22,7 @@ networks of the front layer by layer, and the conditions of it all. A search may
 
   study, run_dir, storage   the study's name under runs/, or its folder; a database URL with its password
   pick, trial, architecture   the network that stands first: pick=knee, pick="max top1 where latency_ms<=1.5", trial=17
-  networks                  how many networks of the front are shown layer by layer (12)
+  networks                  how many networks of the front are shown layer by layer (100)
   layers, layer_seconds     whether their layers are timed on the device, and for how long in all (true, 5)
   device                    where they are timed: auto, cpu or cuda:N; the search's own if not set
   out                       the file (<run folder>/report.html)

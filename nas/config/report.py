@@ -33,7 +33,7 @@ class ReportConfig:
     pick: str | None = None
     trial: Annotated[int, Ge(0)] | None = None
     architecture: str | None = None
-    networks: Annotated[int, Ge(1)] = 12
+    networks: Annotated[int, Ge(1)] = 100
     layers: bool = True
     layer_seconds: Annotated[float, Ge(0)] = 5.0
     device: str | None = None
@@ -48,7 +48,7 @@ class ReportConfig:
 REPORT_ROOT: Plain = {
     **STUDY_ROOT,
     **PICK_ROOT,
-    "networks": 12,
+    "networks": 100,
     "layers": True,
     "layer_seconds": 5.0,
     "device": None,

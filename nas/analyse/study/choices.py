@@ -20,7 +20,7 @@ LEAST_TRIALS = 12
 """Complete trials below which nothing is said about choices."""
 
 _ABSENT = "–"
-_TREES, _REPEATS, _MOST_VALUES, _MOST_CHOICES = 40, 3, 8, 10
+_TREES, _REPEATS, _MOST_VALUES, _MOST_CHOICES = 40, 3, 8, 24
 
 
 @dataclass(frozen=True)
