@@ -108,6 +108,12 @@ def _methods() -> dict[str, Method]:
 
 
 METHODS = _methods()
+GROUPS = {
+    "main": ("naive", "random", "nsga2", "tpe", "ours"),
+    "parts": tuple(name for name in METHODS if name in ("no_scheduler", "repeats", "random_asha") or name.startswith("eta")),
+    "nsga2s": ("nsga2_asha", "nsga2_no_scheduler"),
+    "bound": tuple(name for name in METHODS if METHODS[name].bounded),
+}
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ import torch
 import yaml
 from closing import keep, show
 from optuna.trial import TrialState
-from playing import METHODS, MOST_ASKS, ROOT, Ground, Played, counted, ground_of, play
+from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, counted, ground_of, play
 from rich.table import Table as Printed
 from yardstick import Reference, Trace, Yardstick, least_final_ratio, ratios, time_to
 
@@ -351,27 +351,35 @@ def _trace(searched: Searched, yardstick: Yardstick) -> Trace:
     return trace
 
 
+def _chosen(methods: str) -> list[str]:
+    wanted: set[str] = set()
+    for name in methods.split(","):
+        if name not in (*METHODS, *GROUPS, "all"):
+            raise InputError(f"--methods={name} is none of them: {', '.join((*GROUPS, *METHODS))}.")
+        wanted |= set(METHODS) if name == "all" else set(GROUPS.get(name, (name,)))
+    return [name for name in METHODS if name in wanted]
+
+
 def main() -> None:
     """Print the comparison, and the summary as the last line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--simulated", action="store_true", help="look candidates up in --table, in virtual time")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--trials", type=int, help="naive candidates that set the time of every method; 150, for real 40")
+    parser.add_argument("--trials", type=int, help="naive candidates that set the time of every method; 60, for real 40")
     parser.add_argument("--table", type=Path, default=Path("benchmarks/tables/digits.parquet"))
-    parser.add_argument("--methods", type=lambda text: text.split(","), default=list(METHODS), help=", ".join(METHODS))
+    groups = "; ".join(f"{group}: {', '.join(names)}" for group, names in GROUPS.items())
+    parser.add_argument("--methods", default="main,parts,bound", help=f"names or groups of them, {groups}; or all")
     parser.add_argument("--reference", choices=("table", "front"), default="table", help="where the reference point lies")
     parser.add_argument("--charge-sampler", action="store_true", help="what asking and telling takes counts as virtual time")
     parser.add_argument("--no-proxies", action="store_true", help="leave out the section on brief proxies")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--width", type=int, default=230)
     options = parser.parse_args()
-    for name in options.methods:
-        if name not in METHODS:
-            raise InputError(f"--methods: {name} is none of them: {', '.join(METHODS)}.")
+    options.methods = _chosen(options.methods)
     for name in ("seeds", "trials", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}={value} is not 1 or more.")
-    options.trials = options.trials or (150 if options.simulated else 40)
+    options.trials = options.trials or (60 if options.simulated else 40)
     found = simulated(options) if options.simulated else for_real(options)
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
 

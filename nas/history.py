@@ -44,3 +44,27 @@ def stopped(trials: Sequence[FrozenTrial], rung: int) -> Iterator[FrozenTrial]:
         here = trial.user_attrs.get("stopped_at") == rung and "reused_from" not in trial.user_attrs
         if here and trial.state == TrialState.PRUNED and trial.number not in resumed:
             yield trial
+
+
+def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Return the trials without those that repeat another one, and without those that were gone on with to their end."""
+    gone_on = {
+        trial.user_attrs["resumed_from"] for trial in trials if trial.state.is_finished() and "resumed_from" in trial.user_attrs
+    }
+    return [trial for trial in trials if trial.number not in gone_on and not _repeats(trial)]
+
+
+def repeats_before(trials: Sequence[FrozenTrial], number: int) -> int:
+    """Return how many suggestions just before trial ``number`` were repeats, one after the other."""
+    count = 0
+    for trial in reversed(trials):
+        if trial.number >= number or not trial.state.is_finished() or "resumed_from" in trial.user_attrs:
+            continue
+        if not _repeats(trial):
+            break
+        count += 1
+    return count
+
+
+def _repeats(trial: FrozenTrial) -> bool:
+    return isinstance(trial.user_attrs.get("reused_from"), int)  # of another study: the first one here

@@ -11,6 +11,7 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import (
+    BaseGASampler,
     BaseSampler,
     GridSampler,
     NSGAIIISampler,
@@ -21,33 +22,45 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.history import distinct, repeats_before
+
 MakeSampler = Callable[..., BaseSampler]
 
 _SUMMING = (TPESampler, NSGAIISampler, NSGAIIISampler, RandomSampler, QMCSampler, GridSampler)
 """Samplers that use constraints by the sum of what is missed, or not at all."""
 
 
-class _WithoutLegacy:
-    """A study whose trials lack the constraints' older list, which is there for the dashboard alone.
+PATIENCE = 2
+"""Repeats in a row after which suggestions are drawn at random until one is new: what is known leads to what is known."""
 
-    It would be one more constraint to a sampler that models each.
+
+class _View:
+    """A study as its sampler shall see it: with ``once`` every network once, with ``bare`` no older list of constraints.
+
+    A network that was suggested again stands in the storage as often as it was suggested. A sampler that learned from each
+    of them would suggest it ever more often: to an estimator of densities a copy is further proof that this is where to look.
+    The older list of constraints is there for the dashboard alone; it would be one more to a sampler that models each.
     """
 
-    def __init__(self, study: optuna.Study) -> None:
-        self._study = study
+    def __init__(self, study: optuna.Study, once: bool, bare: bool) -> None:
+        self._study, self._once, self._bare = study, once, bare
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
     def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [_without_legacy(trial) for trial in self._study._get_trials(*args, **kwargs)]
+        return self._seen(self._study._get_trials(*args, **kwargs))
 
     def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return [_without_legacy(trial) for trial in self._study.get_trials(*args, **kwargs)]
+        return self._seen(self._study.get_trials(*args, **kwargs))
 
     @property
     def trials(self) -> list[FrozenTrial]:
         return self.get_trials()
+
+    def _seen(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
+        seen = distinct(trials) if self._once else trials
+        return [_without_legacy(trial) for trial in seen] if self._bare else seen
 
 
 def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
@@ -85,9 +98,12 @@ class TrialSeededSampler(BaseSampler):
         self._is_qmc, self._is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
         # A sampler of a user's own may keep what it knows in memory: it is made once.
         self._is_own = not str(getattr(target, "__module__", "")).startswith("optuna.")
+        self._goes_its_way = self._is_own or issubclass(kind, RandomSampler | QMCSampler | GridSampler)
         self._models_constraints = not issubclass(kind, _SUMMING)
         self.is_seeded = "seed" in inspect.signature(target).parameters
         self._current: BaseSampler | None = None
+        self._draws = False
+        self._drawing: tuple[int, BaseSampler] | None = None
 
     def _for(self, number: int) -> BaseSampler:
         seed = trial_seed(self._seed, number)
@@ -106,28 +122,40 @@ class TrialSeededSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's own sampler."""
+        self._draws = not self._goes_its_way and repeats_before(study.get_trials(deepcopy=False), trial.number) >= PATIENCE
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """See ``BaseSampler``."""
-        return self.current.infer_relative_search_space(self._view(study), trial)
+        """See ``BaseSampler``; none where the trial is drawn at random."""
+        if not self._draws:
+            return self.current.infer_relative_search_space(self._view(study), trial)
+        if isinstance(self.current, BaseGASampler):
+            self.current.get_trial_generation(self._view(study), trial)  # of which it is a member nonetheless
+        return {}
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """See ``BaseSampler``."""
-        return self.current.sample_relative(self._view(study), trial, search_space)
+        return {} if self._draws else self.current.sample_relative(self._view(study), trial, search_space)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See ``BaseSampler``."""
-        return self.current.sample_independent(self._view(study), trial, param_name, param_distribution)
+        sampler = self._random(trial) if self._draws else self.current
+        return sampler.sample_independent(self._view(study), trial, param_name, param_distribution)
+
+    def _random(self, trial: FrozenTrial) -> BaseSampler:
+        # One trial asks for one parameter after the other; each has to get a draw of its own.
+        if self._drawing is None or self._drawing[0] != trial.number:
+            self._drawing = trial.number, RandomSampler(seed=trial_seed(self._seed, trial.number))
+        return self._drawing[1]
 
     def _view(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _WithoutLegacy(study)) if self._models_constraints else study
+        return cast(optuna.Study, _View(study, not self._goes_its_way, self._models_constraints))
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""
