@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
@@ -30,20 +31,29 @@ def build_target(key: str, node: Mapping[str, Any], allow_modules: Sequence[str]
         InputError: If the target is not allowed, does not exist, or refuses its arguments.
     """
     for place, inner in _mappings(key, node):
-        locate_target(f"{place}._target_", str(inner["_target_"]), allow_modules)
+        target = locate_target(f"{place}._target_", str(inner["_target_"]), allow_modules)
         for name in inner:
             if str(name).startswith("_") and name != "_target_":
                 raise InputError(f"{place}.{name} is not a known key: take it out.")
-    target = locate_target(f"{key}._target_", str(node["_target_"]), allow_modules)
-    _check_arguments(key, node, target)
+        _check_arguments(place, inner, target)
     try:
         return instantiate({**node, **extra}, _convert_="all")
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, ValueError | TypeError):
-            text = str(cause).strip().rstrip(".")
-            raise InputError(f"{text}." if isinstance(cause, ValueError) and key in text else f"{key}: {text}.") from None
+            text = _placed(str(cause).strip().rstrip("."), key, str(error))
+            named = text.startswith(f"{key}.") or (isinstance(cause, ValueError) and key in text)
+            raise InputError(f"{text}." if named else f"{key}: {text}.") from None
         raise cause from None
+
+
+def _placed(text: str, key: str, told: str) -> str:
+    """Return a refusal of a nested target with its own place in the configuration in front of the keys that it names."""
+    nested = re.search(r"^full_key: ([\w.-]+)$", told, re.MULTILINE)
+    if nested is None:
+        return text
+    place = f"{key}.{nested[1]}"
+    return f"{place}.{text.removeprefix(f'{key}.')}" if text.startswith(f"{key}.") else f"{place}: {text}"
 
 
 def locate_target(key: str, path: str, allow_modules: Sequence[str] = ()) -> Any:

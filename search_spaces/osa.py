@@ -33,13 +33,15 @@ from search_spaces.spec import (
     Spec,
     Stages,
     Whole,
+    Width,
     check_record,
     plain,
     read_record,
     read_rules,
+    widened,
 )
 
-Channels = Annotated[int, Whole(1, 8192)]
+Channels = Annotated[int, Width(1, 8192)]
 Count = Annotated[int, Whole(1, 64)]
 
 
@@ -121,6 +123,10 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """See `base.Architecture.to_dict`."""
         return {"family": "osa", **plain(self)}
+
+    def widened(self, factor: float, turn: float = 0.0) -> Architecture:
+        """Return the architecture with all channels times ``factor`` (see `spec.widened`)."""
+        return widened(self, factor, turn)
 
 
 class OSAModule(nn.Module):

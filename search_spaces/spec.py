@@ -6,6 +6,7 @@ Leaves to the families which values there are, by annotated dataclasses, and whi
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -18,6 +19,7 @@ Scalar = bool | int | float | str
 Spec = Any
 RecordType = TypeVar("RecordType")
 _LEAST_STEP = 1e-6
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples, without their whole part, lie evenly between 0 and 1 however many there are
 
 
 class Kind(Protocol):
@@ -40,6 +42,11 @@ class Whole:
         if isinstance(value, bool) or not isinstance(value, int) or not self.low <= value <= self.high:
             raise SpaceError(f"{key} is {show(value)}; give a whole number from {self.low} to {self.high}.")
         return value
+
+
+@dataclass(frozen=True)
+class Width(Whole):
+    """A number of channels: a whole number that `widened` multiplies."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +171,29 @@ def plain(record: Any) -> dict[str, Any]:
         return value if isinstance(value, Scalar) else plain(value)
 
     return {name: convert(getattr(record, name)) for name in kinds(type(record))}
+
+
+def widened(record: RecordType, factor: float, turn: float = 0.0) -> RecordType:
+    """Return a family's dataclass with each `Width` in it, nested ones too, multiplied by ``factor`` and made whole.
+
+    Each is rounded at a place of its own instead of at the half: as the factor grows, one width after the other takes its next
+    whole number, and not many at once, so that what depends on all of them grows in small steps and never shrinks. ``turn``,
+    from 0 to 1, moves the places, for other roundings of the same product. A factor of 1 changes nothing.
+    """
+    places = itertools.count(1)
+
+    def convert(value: Any, kind: Kind) -> Any:
+        if isinstance(kind, Width):
+            grown = math.floor(value * factor + (next(places) * _GOLDEN + turn) % 1)
+            return min(max(grown, kind.low), kind.high)
+        if isinstance(kind, Record):
+            return grow(value)
+        return tuple(grow(stage) for stage in value) if isinstance(kind, Stages) else value
+
+    def grow(part: Any) -> Any:
+        return type(part)(**{name: convert(getattr(part, name), kind) for name, kind in kinds(type(part)).items()})
+
+    return cast(RecordType, grow(record))
 
 
 @dataclass(frozen=True)

@@ -74,3 +74,14 @@ def test_own_module_only_when_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_names_what_is_wrong(node: dict[str, object], names: str) -> None:
     with pytest.raises(InputError, match=names):
         build_target("sampler", node)
+
+
+def test_a_nested_target_is_named_by_its_own_place() -> None:
+    arms = {"osa": {"_target_": "search_spaces.osa.OSASpace"}, "dense": {"_target_": "search_spaces.dense.DenseSpace"}}
+    for wrong, says in (
+        ({"layers": 99}, r"space\.arms\.osa\.layers is 99; give a whole number from 1 to 64\.$"),
+        ({"layer": 3}, r"space\.arms\.osa\.layer is not a known key of search_spaces\.osa\.OSASpace; did you mean 'layers'\?$"),
+    ):
+        node = {"_target_": "search_spaces.rivals.Rivals", "arms": {**arms, "osa": {**arms["osa"], **wrong}}}
+        with pytest.raises(InputError, match=f"^{says}"):
+            build_target("space", node)
