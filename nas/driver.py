@@ -5,17 +5,31 @@ Where a scheduler may stop trainings early, a candidate is evaluated in stretche
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from typing import Protocol
 
 from nas.engine import Engine, OnStage
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
 from nas.study import MOST_ATTEMPTS, Asked, Study
+
+MOST_FAILURES = 10
+"""Candidates in a row that fail in one way before a search gives up: the rest would burn the budget."""
+
+_LOOK_SECONDS = 0.5
+
+_REMEDIES = {
+    "out_of_memory": "Lower train.batch_size, measure.batch_size or train.packing, or narrow the space.",
+    "timeout": "Raise engine.timeout, or look at the workers' logs for what they wait for.",
+    "crash": "Look at the workers' logs, and let nas.doctor look at the device.",
+    "diverged": "Lower train.peak_lr.",
+    "error": "Mend what it says, in the space, the data or the device.",
+}
 
 
 class Observer(Protocol):
@@ -62,7 +76,9 @@ def run(
     Raises:
         Interrupted: If the gate was asked to stop. Trials that had ended are told; those under way are left running in the
             storage and are taken up again by the next run.
+        RunError: Candidate after candidate failed in the same way.
     """
+    streak = _Streak()
     pending: dict[Future[Evaluation], tuple[int, EvaluationRequest]] = {}
 
     def submit(number: int, request: EvaluationRequest) -> None:
@@ -77,27 +93,37 @@ def run(
             raise
         pending[future] = number, request
 
-    def tell(number: int, evaluation: Evaluation, stopped_at: int | None = None) -> None:
+    def tell(number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         observer.evaluated(number, evaluation)
-        observer.told(study.tell(number, evaluation, stopped_at))
+        outcome = study.tell(number, evaluation, stopped_at)
+        observer.told(outcome)
+        return outcome
 
-    def take_done(and_go_on: bool) -> None:
+    def take_done() -> None:
         for future in [future for future in pending if future.done()]:
             number, request = pending[future]
-            evaluation = future.result()
+            evaluation = future.result()  # what it raises leaves the trial among those under way
+            del pending[future]
             if _ended(request, evaluation):
-                del pending[future]
+                streak.add(tell(number, evaluation))
+            elif study.goes_on(number, evaluation):
+                submit(number, replace(request, begun=evaluation))
+            else:
+                tell(number, evaluation, request.until_epoch)
+
+    def give_up() -> None:
+        """Tell what has ended and release the rest."""
+        for future, (number, request) in pending.items():
+            evaluation = future.result() if future.done() and future.exception() is None else None
+            if evaluation is not None and _ended(request, evaluation):
                 tell(number, evaluation)
-            elif and_go_on:
-                del pending[future]
-                if study.goes_on(number, evaluation):
-                    submit(number, replace(request, begun=evaluation))
-                else:
-                    tell(number, evaluation, request.until_epoch)
+            else:
+                study.release(number)
+        study.release_waiting()
 
     try:
         while True:
-            take_done(and_go_on=True)
+            take_done()
             while len(pending) < engine.capacity:
                 asked = study.ask()
                 for outcome in study.told_meanwhile():
@@ -106,15 +132,42 @@ def run(
                     break
                 observer.asked(asked)
                 submit(asked.number, request_for(asked))
-            if not pending:
+            if not pending and not study.waits:
                 return
             with gate.interruptible():
-                wait(pending, return_when=FIRST_COMPLETED)
-    except Interrupted:
-        take_done(and_go_on=False)
-        for number, _ in pending.values():
-            study.release(number)
+                if pending:
+                    wait(pending, timeout=_LOOK_SECONDS if study.waits else None, return_when=FIRST_COMPLETED)
+                else:
+                    time.sleep(_LOOK_SECONDS)  # for trials of other processes
+    except (Interrupted, InputError, RunError):
+        give_up()
         raise
+
+
+class _Streak:
+    """Candidates that fail one after the other in one way: then it is not they who are at fault."""
+
+    def __init__(self) -> None:
+        self._failed: list[Outcome] = []
+
+    def add(self, outcome: Outcome) -> None:
+        """Take in how a trial ended.
+
+        Raises:
+            RunError: There have been too many in a row.
+        """
+        if outcome.state != "failed":
+            self._failed = []
+            return
+        kind = outcome.attributes.get("failure")
+        if self._failed and self._failed[-1].attributes.get("failure") != kind:
+            self._failed = []
+        self._failed.append(outcome)
+        if len(self._failed) >= MOST_FAILURES:
+            raise RunError(
+                f"{len(self._failed)} candidates in a row failed ({kind}), the last one (trial {outcome.name}) with: "
+                f"{outcome.failure_reason}. {_REMEDIES.get(str(kind), _REMEDIES['error'])} The same command goes on."
+            )
 
 
 def _ended(request: EvaluationRequest, evaluation: Evaluation) -> bool:

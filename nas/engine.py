@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Protocol
+from types import TracebackType
+from typing import Protocol, Self
 
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
 
@@ -23,8 +24,26 @@ class Engine(Protocol):
         """Begin the evaluation of trial ``number``; ``on_stage(number, stage)`` is called as it moves on."""
         ...
 
+    def __enter__(self) -> Self:
+        """Make ready."""
+        ...
 
-class InlineEngine:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Give up what is under way, and everything else that it holds."""
+        ...
+
+
+class Unattended:
+    """An engine that has nothing to make ready and nothing to give up."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        return None
+
+
+class InlineEngine(Unattended):
     """Evaluates in the calling thread: ``submit`` returns when the evaluation has ended."""
 
     capacity = 1

@@ -6,7 +6,9 @@ The way can be walked in stretches: a training ends after so many epochs, and an
 from __future__ import annotations
 
 import gc
+import math
 import statistics
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
@@ -18,6 +20,7 @@ from torch import nn
 from nas.analyse.tradeoffs import violations
 from nas.errors import InputError, RunError
 from nas.failures import first_line, is_out_of_memory
+from nas.measure.lock import Shared
 from nas.measure.measurement import Measurement, Measuring
 from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
@@ -29,6 +32,8 @@ from search_spaces.base import Architecture, SearchSpace
 
 Failure = Literal["out_of_memory", "timeout", "crash", "diverged", "error"]
 OnStage = Callable[[str], None]
+
+_LOG_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -145,6 +150,9 @@ class Evaluation:
         reasons: For each metric that is ``None``, why.
         failure: Kind of failure, ``None`` if there was none.
         failure_reason: One sentence: stage, kind and message.
+        failure_log: The end of what the failure left behind: a traceback, or the worker's log.
+        worker: Which worker evaluated it, with host and device; ``None`` for the process of the study itself.
+        begun: How often its evaluation was begun: more than once if workers were killed from outside.
         measurement: Everything that the meters recorded, raw samples included; ``None`` if none was reached.
         gated_by: The bounds that it misses, for which it was not trained.
         weights: The trained weights as a safetensors file, if they were asked for and training came to its end.
@@ -156,6 +164,9 @@ class Evaluation:
     failure: Failure | None = None
     failure_reason: str | None = None
     measurement: Measurement | None = None
+    failure_log: str | None = None
+    worker: str | None = None
+    begun: int = 1
     gated_by: tuple[str, ...] = ()
     weights: bytes | None = field(default=None, repr=False)
     state: bytes | None = field(default=None, repr=False)
@@ -169,7 +180,9 @@ class Evaluation:
         if self.gated_by:
             flat["gated_by"] = list(self.gated_by)
         if self.failure:
-            flat |= {"failure": self.failure, "failure_reason": self.failure_reason}
+            flat |= {"failure": self.failure, "failure_reason": self.failure_reason, "failure_log": self.failure_log}
+        if self.worker:
+            flat["worker"] = self.worker
         return flat
 
 
@@ -309,22 +322,26 @@ class _Way:
         request = self.request
         self._enter("train")
 
-        def on_epoch(done: int, total: int) -> None:
-            self.on_stage(f"train {done}/{total}")
+        device = torch.device(request.device)
+        with Shared(device) as hold:
 
-        trained = fit(
-            model,
-            bundle,
-            request.train,
-            request.numeric,
-            torch.device(request.device),
-            request.seed,
-            until_epoch=request.until_epoch,
-            resume=None if request.begun is None else request.begun.state,
-            keep_state=request.keep_state,
-            scored=request.scored,
-            on_epoch=on_epoch,
-        )
+            def on_epoch(done: int, total: int) -> None:
+                self.on_stage(f"train {done}/{total}")
+                hold.give_way()
+
+            trained = fit(
+                model,
+                bundle,
+                request.train,
+                request.numeric,
+                device,
+                request.seed,
+                until_epoch=request.until_epoch,
+                resume=None if request.begun is None else request.begun.state,
+                keep_state=request.keep_state,
+                scored=request.scored,
+                on_epoch=on_epoch,
+            )
         late = [point.top1 for point in trained.curve if point.epoch > trained.epochs * 2 / 3]
         self.found |= {
             "top1": trained.top1,
@@ -345,6 +362,9 @@ class _Way:
         self.on_stage(stage)
 
     def result(self) -> Evaluation:
+        for name, value in self.found.items():
+            if isinstance(value, float) and not math.isfinite(value):  # no figure to compare, and no plain data
+                self.found[name], self.reasons[name] = None, f"it came out as {value}"
         return Evaluation(
             Metrics(**self.found),
             dict(self.reasons),
@@ -356,4 +376,5 @@ class _Way:
 
     def failed(self, failure: Failure, error: BaseException) -> Evaluation:
         reason = f"{self.stage}: {type(error).__name__}: {first_line(error)}"[:500]
-        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason, self.measurement)
+        log = "".join(traceback.format_exception(error))[-_LOG_CHARACTERS:]
+        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason, self.measurement, log)

@@ -11,10 +11,12 @@ import torch
 from nas.config.search import SearchConfig
 from nas.errors import InputError
 from nas.failures import first_line
+from nas.local import Place
 from nas.measure.device import resolve_conditions
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.simulate import SIMULATED, Table
+from nas.staffing import largest_training_mb, places
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.probe import choose_format
 from nas.train.settings import NumericFormat
@@ -35,6 +37,7 @@ class Grounds:
         device: What a study records of its device.
         device_identity: What of it must agree within a study.
         notes: Lines that a user should read.
+        places: Where each worker works; none if the search's own process evaluates.
     """
 
     data: Mapping[str, Any]
@@ -44,6 +47,7 @@ class Grounds:
     device: Mapping[str, Any]
     device_identity: Mapping[str, Any]
     notes: tuple[str, ...]
+    places: tuple[Place, ...]
 
 
 def real_grounds(
@@ -76,7 +80,12 @@ def real_grounds(
     found = fingerprint(device, conditions.threads)
     numeric, how = _numeric_format(config, space, probed, bundle, device, before)
     notes = (_describe_device(found, numeric, how), _describe_data(bundle), *_skipped(bundle))
-    return Grounds(bundle.facts(), numeric, how, conditions, found.to_dict(), found.identity(), notes)
+
+    def candidate(architecture: Architecture) -> Callable[[], torch.nn.Module]:
+        return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
+
+    staff = places(config, device, conditions, lambda: largest_training_mb([candidate(a) for a in probed], bundle, config))
+    return Grounds(bundle.facts(), numeric, how, conditions, found.to_dict(), found.identity(), notes, staff)
 
 
 def simulated_grounds(config: SearchConfig, settings: MeasureSettings, table: Table) -> Grounds:
@@ -94,7 +103,9 @@ def simulated_grounds(config: SearchConfig, settings: MeasureSettings, table: Ta
         "nothing is built, trained or measured now"
     )
     how = {"reason": "as the table was made"}
-    return Grounds(made["data"], NumericFormat(**made["numeric_format"]), how, conditions, {"agreed": agreed}, agreed, (note,))
+    return Grounds(
+        made["data"], NumericFormat(**made["numeric_format"]), how, conditions, {"agreed": agreed}, agreed, (note,), ()
+    )
 
 
 def _numeric_format(

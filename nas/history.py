@@ -11,6 +11,9 @@ from nas.scheduler import Mark
 RUNG = "rung:"
 """Begins the name of the trial attribute that holds a mark; the epoch follows."""
 
+WAITS = "waits_for"
+"""The trial attribute that holds the number of the running trial that builds the same."""
+
 _LASTING = ("out_of_memory", "diverged")
 """Failures that another attempt at the same architecture would end in too."""
 
@@ -29,6 +32,19 @@ def known(trials: Sequence[FrozenTrial], architecture_id: str, number: int) -> F
         )
     ]
     return max(found, key=lambda trial: (trial.state != TrialState.PRUNED, trial.user_attrs.get("fidelity", 0)), default=None)
+
+
+def under_way(trials: Sequence[FrozenTrial], architecture_id: str, number: int) -> FrozenTrial | None:
+    """Return the running trial, of another number, that evaluates an architecture."""
+    for trial in trials:
+        if (
+            trial.state == TrialState.RUNNING
+            and trial.number != number
+            and trial.user_attrs.get("architecture_id") == architecture_id
+            and trial.user_attrs.get(WAITS) is None
+        ):
+            return trial
+    return None
 
 
 def marks(trials: Sequence[FrozenTrial], rung: int) -> dict[int, Mark]:

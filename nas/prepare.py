@@ -27,6 +27,7 @@ from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.failures import first_line
 from nas.grounds import Grounds, real_grounds, simulated_grounds
+from nas.local import Deadlines, LocalEngine
 from nas.measure.device import resolve_device, unavailable
 from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS, Metric
@@ -90,7 +91,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     device = resolve_device("cpu" if config.table else config.device)
     scheduler = make_scheduler(config.scheduler.kind, config.scheduler.eta, config.scheduler.rungs, config.train.epochs)
     objectives, dropped = _available_objectives(config, device)
-    settings = _with_variants(config, objectives)
+    settings = _with_threads(config, _with_variants(config, objectives), device)
     references = {name: as_candidate(name) for name in config.references}
     space = build_target("space", config.space, config.allow_modules)
     if not isinstance(space, SearchSpace):
@@ -179,11 +180,20 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         request_for=candidate_for,
         confirm=config.confirm,
         confirm_for=another_seed_for,
-        engine=InlineEngine if table is None else partial(SimulatedEngine, table, first_seed=config.seed),
+        engine=_engine(config, grounds, table, run_dir),
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
     )
+
+
+def _engine(config: SearchConfig, grounds: Grounds, table: Table | None, run_dir: Path) -> Callable[[], Engine]:
+    if table is not None:
+        return partial(SimulatedEngine, table, first_seed=config.seed)
+    if not grounds.places:
+        return InlineEngine
+    limits = config.engine.timeout
+    return partial(LocalEngine, grounds.places, run_dir / "workers", Deadlines(limits.build, limits.measure, limits.train))
 
 
 def _scored(config: SearchConfig, scheduler: Scheduler) -> tuple[int, ...]:
@@ -211,6 +221,14 @@ def _with_variants(config: SearchConfig, objectives: tuple[Metric, ...]) -> Meas
     needed = [METRICS[name].variant for name in names if METRICS[name].variant]
     variants = tuple(dict.fromkeys([*config.measure.variants, *needed]))
     return replace(config.measure, variants=variants)  # type: ignore[arg-type]
+
+
+def _with_threads(config: SearchConfig, settings: MeasureSettings, device: torch.device) -> MeasureSettings:
+    """Time with as many threads as a worker has CPUs, where several share them and nothing else is asked for."""
+    workers = config.engine.workers
+    if device.type != "cpu" or settings.threads is not None or workers == "auto" or workers < 2:
+        return settings
+    return replace(settings, threads=max(1, len(os.sched_getaffinity(0)) // workers))
 
 
 def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[Metric, ...], dict[str, str]]:

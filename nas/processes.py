@@ -1,15 +1,17 @@
-"""A fresh process for one piece of work: nothing that ran before is in its memory; its death is not ours, ours is its end."""
+"""Processes apart from this one: nothing that ran before is in their memory; their death is not ours, ours is their end."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import multiprocessing.forkserver
 import os
 import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
+from multiprocessing.context import ForkServerContext
 
 from nas.cli import quiet_libraries
 
@@ -35,14 +37,26 @@ def fresh_process() -> Iterator[ProcessPoolExecutor]:
             raise
 
 
+def forkserver() -> ForkServerContext:
+    """Return the context of processes that begin with the worker's libraries loaded; the first call begins to load them.
+
+    They are forked from a server that is a process of its own and does nothing else, so none has a copy of this process's
+    threads or of its CUDA state.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["nas.worker"])
+    multiprocessing.forkserver.ensure_running()
+    return context
+
+
 def _begin(lifeline: Connection) -> None:
     quiet_libraries()
     # A terminal sends Ctrl-C to every process of the command; the lifeline tells this one.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=end_with, args=(lifeline,), daemon=True).start()
 
 
-def _end_with(lifeline: Connection) -> None:
+def end_with(lifeline: Connection) -> None:
     """Wait until its other end is closed, by its owner or by the system when the owner died, and end this process."""
     with contextlib.suppress(EOFError, OSError):
         lifeline.recv_bytes()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import Composed, compose, packaged_conf, studies
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.secrets import mask_password
 
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
@@ -43,6 +43,7 @@ that trade the objectives best are kept. The same command again continues the st
   gate                     false trains candidates too that miss a bound which is known before
   proxy                    what stands for top1 among the objectives: last, mean (of the last epochs), loss_area
   confirm                  further seeds for the networks on the front and within noise of it, at the end (0)
+  engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{build,measure,train}} in seconds
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
@@ -82,6 +83,10 @@ def main(arguments: Sequence[str]) -> int:
         return 0
 
     from nas.console import make_console
+    from nas.processes import forkserver
+
+    if config.engine.workers != 0 and config.table is None:
+        forkserver()  # it loads the libraries while this process does
     from nas.prepare import prepare_search
 
     console = make_console()
@@ -108,7 +113,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     made = make_run_dir(prepared.run_dir)
     owner = None
     gate = InterruptGate()
-    interrupted = False
+    interrupted, given_up = False, None
     try:
         owner = Owner(prepared.storage.owners(prepared.run_dir))
         with owner.election():  # two commands begun at once must not both make the tables
@@ -127,16 +132,20 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         console.print(f"study [bold]{prepared.plan.name}[/]: {where}")
         for note in prepared.notes:
             console.print(note, markup=False, soft_wrap=True)
-        with gate.installed(), Progress(study, console) as progress:
+        with gate.installed(), Progress(study, console) as progress, prepared.engine() as engine:
             try:
-                engine, recorder = prepared.engine(), Recorder(prepared, study, progress)
+                recorder = Recorder(prepared, study, progress)
                 run_references(study, engine, prepared.references, recorder, gate)
                 run(study, engine, prepared.request_for, recorder, gate)
                 images = validation_images(prepared.plan.record["data"])
                 confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate)
             except Interrupted:
                 interrupted = True
+            except RunError as error:
+                given_up, interrupted = error, True
         _finish(prepared, study, overrides, console, interrupted)
+        if given_up is not None:
+            raise given_up
         require_success(study)
     except InputError:
         if made is not None and not os.path.exists(prepared.run_dir / "config.yaml"):

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas.analyse.tradeoffs import violations
-from nas.engine import OnStage
+from nas.engine import OnStage, Unattended
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.train.settings import TrainSettings
@@ -167,7 +167,7 @@ class Table:
                 )
 
 
-class SimulatedEngine:
+class SimulatedEngine(Unattended):
     """Answers requests from a table; an ``Engine``. Evaluations end in the order of a virtual clock, and nobody waits.
 
     When all workers are busy the clock moves on to the first end, within ``submit``. What is then still under way when

@@ -20,7 +20,7 @@ from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_
 from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
-from nas.history import RUNG, known, marks, stopped
+from nas.history import RUNG, WAITS, known, marks, stopped, under_way
 from nas.metrics import Metric
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import Owner
@@ -149,6 +149,7 @@ class Study:
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
         self._running: dict[int, optuna.Trial] = {}
+        self._waiting: list[optuna.Trial] = []
         self._marks_seen: dict[int, int] = {}
         self._told: list[Outcome] = []
         self._first = True
@@ -222,27 +223,68 @@ class Study:
         known already is told as what is known, and the sampler is asked again.
         """
         repeats = 0
-        while True:
-            # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
-            trial = (self._orphan() if self._first else None) or self._promoted() or self._new() or self._orphan()
-            self._first = False
-            if trial is None:
-                return None
-            architecture = self._suggest(trial)
-            if architecture is None:
-                continue
-            begun = trial.user_attrs.get("resumed_from")
-            before = known(self.trials, architecture.id, trial.number) if begun is None else None
-            elsewhere = self.plan.known.get(architecture.id) if begun is None and before is None else None
-            if elsewhere is not None:
-                self._take_over(trial, elsewhere)
-                continue
-            if before is None:
+        # Held until the suggestion stands in the storage, where every other process that asks will look for it.
+        with self._owner.election():
+            while True:
+                # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
+                trial = (
+                    self._no_longer_waiting()
+                    or (self._orphan() if self._first else None)
+                    or self._promoted()
+                    or self._new()
+                    or self._orphan()
+                )
+                self._first = False
+                if trial is None:
+                    return None
+                architecture = self._suggest(trial)
+                if architecture is None:
+                    continue
+                begun = trial.user_attrs.get("resumed_from")
+                counts = repeats >= MOST_REPEATS
+                if begun is None and self._is_known(trial, architecture, counts):
+                    repeats = 0 if counts else repeats + 1
+                    continue
                 self._running[trial.number] = trial
                 return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
-            counts = repeats == MOST_REPEATS
+
+    def _is_known(self, trial: optuna.Trial, architecture: Architecture, counts: bool) -> bool:
+        """Tell a trial whose architecture is known as what is known, or let it wait for who is evaluating it."""
+        trials = self.trials
+        before = known(trials, architecture.id, trial.number)
+        elsewhere = self.plan.known.get(architecture.id)
+        if before is not None:
             self._repeat(trial, before, counts)
-            repeats = 0 if counts else repeats + 1
+        elif elsewhere is not None:
+            self._take_over(trial, elsewhere)
+        elif (now := under_way(trials, architecture.id, trial.number)) is not None:
+            trial.set_user_attr(WAITS, now.number)
+            trial.set_user_attr(UNCOUNTED, not counts)
+            self._waiting.append(trial)
+        else:
+            return False
+        return True
+
+    @property
+    def waits(self) -> bool:
+        """Whether trials of this process wait for what others are evaluating; ``ask`` looks after them."""
+        return bool(self._waiting)
+
+    def _no_longer_waiting(self) -> optuna.Trial | None:
+        """Tell the trials whose wait is over; return one that has to be evaluated after all, as the other one failed."""
+        for trial in list(self._waiting):
+            attributes = trial.user_attrs
+            trials = self.trials
+            if not trials[attributes[WAITS]].state.is_finished():
+                continue
+            self._waiting.remove(trial)
+            trial.set_user_attr(WAITS, None)
+            before = known(trials, attributes["architecture_id"], trial.number)
+            if before is None:
+                trial.set_user_attr(UNCOUNTED, False)
+                return trial
+            self._repeat(trial, before, not attributes[UNCOUNTED])
+        return None
 
     def goes_on(self, number: int, evaluation: Evaluation) -> bool:
         """Keep what a running trial has come to at a rung, and return whether it is worth going on with."""
@@ -269,7 +311,11 @@ class Study:
         trial = self._running.pop(number)
         # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
         stale = {key: None for key in ("failure", "failure_reason", "gated_by", "stopped_at") if trial.user_attrs.get(key)}
-        more = {"seeds": [self.plan.seed], **({} if stopped_at is None else {"stopped_at": stopped_at})}
+        more: dict[str, Any] = {"seeds": [self.plan.seed]}
+        if stopped_at is not None:
+            more["stopped_at"] = stopped_at
+        if evaluation.begun > 1:
+            more["attempt"] = trial.user_attrs["attempt"] + evaluation.begun - 1
         try:
             for key, value in {**stale, **evaluation.attributes(), **more}.items():
                 trial.set_user_attr(key, value)
@@ -279,7 +325,15 @@ class Study:
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
-        trial = self._running.pop(number)
+        self._release(self._running.pop(number))
+
+    def release_waiting(self) -> None:
+        """Give up, likewise, the trials that wait for others."""
+        while self._waiting:
+            self._release(self._waiting.pop())
+
+    @staticmethod
+    def _release(trial: optuna.Trial) -> None:
         trial.set_user_attr("attempt", trial.user_attrs["attempt"] - 1)
 
     def front(self, feasible: Sequence[Outcome] | None = None) -> list[Outcome]:
@@ -299,22 +353,23 @@ class Study:
         return minimised(trials, self.plan.objectives)
 
     def _orphan(self) -> optuna.Trial | None:
-        with self._owner.election():
-            for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-                owner = str(frozen.user_attrs.get("owner", ""))
-                if frozen.number not in self._running and not self._owner.lives(owner):
-                    trial = optuna.Trial(self._study, frozen._trial_id)
-                    self._take(trial, frozen.user_attrs.get("attempt", 0) + 1)
-                    return trial
+        mine = {*self._running, *(trial.number for trial in self._waiting)}
+        for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+            owner = str(frozen.user_attrs.get("owner", ""))
+            if frozen.number not in mine and not self._owner.lives(owner):
+                trial = optuna.Trial(self._study, frozen._trial_id)
+                self._take(trial, frozen.user_attrs.get("attempt", 0) + 1)
+                if frozen.user_attrs.get(WAITS) is not None:
+                    trial.set_user_attr(WAITS, None)
+                return trial
         return None
 
     def _new(self) -> optuna.Trial | None:
-        with self._owner.election():
-            if self._counted() >= self.plan.trials:
-                return None
-            trial = self._study.ask()
-            self._take(trial, 1)
-            return trial
+        if self._counted() >= self.plan.trials:
+            return None
+        trial = self._study.ask()
+        self._take(trial, 1)
+        return trial
 
     def _counted(self) -> int:
         return sum(trial.state != TrialState.WAITING and not trial.user_attrs.get(UNCOUNTED) for trial in self.trials)
@@ -323,19 +378,18 @@ class Study:
         """Return a new trial for a candidate that was stopped at a rung and now stands high enough there to go on."""
         if not self.scheduler.rungs:
             return None
-        with self._owner.election():
-            for rung in reversed(self.scheduler.rungs):
-                trials = self.trials
-                there = marks(trials, rung)
-                if len(there) == self._marks_seen.get(rung):
-                    continue  # nobody came to this rung since nobody was found
-                for old in stopped(trials, rung):
-                    if self.scheduler.goes_on(old.number, there):
-                        self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
-                        trial = self._study.ask()
-                        self._take(trial, 1)
-                        return trial
-                self._marks_seen[rung] = len(there)
+        for rung in reversed(self.scheduler.rungs):
+            trials = self.trials
+            there = marks(trials, rung)
+            if len(there) == self._marks_seen.get(rung):
+                continue  # nobody came to this rung since nobody was found
+            for old in stopped(trials, rung):
+                if self.scheduler.goes_on(old.number, there):
+                    self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
+                    trial = self._study.ask()
+                    self._take(trial, 1)
+                    return trial
+            self._marks_seen[rung] = len(there)
         return None
 
     def _repeat(self, trial: optuna.Trial, before: FrozenTrial, counts: bool) -> None:

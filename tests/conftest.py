@@ -34,14 +34,18 @@ def workdir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def search(workdir: Path, capsys: pytest.CaptureFixture[str]) -> Search:
-    """Run ``nas.search`` in this process; returns its exit code and what it wrote to stdout and stderr."""
+    """Run ``nas.search``, its candidates too, in this process; returns its exit code and what it wrote to stdout and stderr.
+
+    With a key of ``engine`` among the arguments the candidates run as that says.
+    """
     from nas.cli import run_command
     from nas.search import main
 
     def run(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()
+        here = () if any(argument.startswith("engine") for argument in arguments) else ("engine.workers=0",)
         with pytest.raises(SystemExit) as ended, pytest.MonkeyPatch.context() as patch:
-            patch.setattr("sys.argv", ["nas.search", *arguments])
+            patch.setattr("sys.argv", ["nas.search", *arguments, *here])
             run_command(main)
         written = capsys.readouterr()
         assert isinstance(ended.value.code, int)

@@ -212,7 +212,7 @@ def test_the_next_command_is_the_one_to_type(search: Search) -> None:
     out = search(*arguments)[1]
     (line,) = [line for line in out.splitlines() if "python -m nas.search" in line]
     again = shlex.split(line)[3:]
-    assert again == [*arguments[:-1], "study.trials=2"]
+    assert again == [*arguments[:-1], "engine.workers=0", "study.trials=2"]
     assert search(*again)[0] == 0
 
 

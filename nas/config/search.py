@@ -51,6 +51,36 @@ class SchedulerSettings:
     rungs: tuple[Annotated[int, Ge(1)], ...] | None = None
 
 
+@dataclass(frozen=True)
+class TimeoutSettings:
+    """The ``engine.timeout.*`` keys: how long a candidate may stay in a part of its way, in seconds; ``None`` for ever.
+
+    Attributes:
+        build: Loading the data, building and counting.
+        measure: Latency, memory and energy, without waiting for the device.
+        train: All epochs, up to the next rung.
+    """
+
+    build: Annotated[float, Gt(0), Lt(math.inf)] | None = 600.0
+    measure: Annotated[float, Gt(0), Lt(math.inf)] | None = 1800.0
+    train: Annotated[float, Gt(0), Lt(math.inf)] | None = 14400.0
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The ``engine.*`` keys.
+
+    Attributes:
+        kind: Where candidates are evaluated: ``local``, in worker processes on this machine.
+        workers: How many; ``auto`` is one per GPU, times ``train.packing``, and one on CPUs; 0 is the study's own process.
+        timeout: How long a candidate may take.
+    """
+
+    kind: Literal["local"] = "local"
+    workers: Literal["auto"] | Annotated[int, Ge(0)] = "auto"
+    timeout: TimeoutSettings = field(default_factory=TimeoutSettings)
+
+
 PROXIES = {"last": "top1", "mean": "top1_mean", "loss_area": "train_loss_area"}
 """What a brief training may be scored by: the metric that stands for ``top1`` among the objectives."""
 
@@ -68,7 +98,9 @@ class SearchConfig:
         measure: The measuring conditions.
         sampler: Optuna's sampler and its arguments.
         scheduler: Which trainings are stopped early.
+        engine: Where candidates are evaluated.
         run_dir: Folder of everything that the study leaves behind.
+        packing: ``train.packing``: how many candidates train side by side on one GPU; ``auto`` as many as its memory holds.
         seed: Origin of all randomness; 0 to 2^31 - 1.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         objectives: Names of metrics; each is taken in its better direction.
@@ -93,7 +125,9 @@ class SearchConfig:
     measure: MeasureSettings
     sampler: Plain
     scheduler: SchedulerSettings
+    engine: EngineSettings
     run_dir: str
+    packing: Literal["auto"] | Annotated[int, Ge(1)] = 1
     seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     device: str = "auto"
     objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
@@ -116,6 +150,7 @@ SEARCH_GROUPS: Plain = {
     "measure": "default",
     "sampler": "tpe",
     "scheduler": "none",
+    "engine": "local",
 }
 """The groups of ``conf/`` that a search is composed of, and the option of each that holds if a study names none."""
 
@@ -148,10 +183,10 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     Raises:
         InputError: On the first unknown key, wrong type or value out of bounds; the sentence names it and the remedy.
     """
-    known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source"}
+    known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source", "packing"}
     reject_unknown("", plain, known)
-    values = {"scheduler": {}, **plain}  # a study of an older version has no scheduler
-    for key in ("study", "data", "space", "train", "measure", "sampler", "scheduler"):
+    values = {"scheduler": {}, "engine": {}, **plain}  # a study of an older version has neither
+    for key in ("study", "data", "space", "train", "measure", "sampler", "scheduler", "engine"):
         value = values.get(key)
         if value is None and key in ("data", "space"):
             raise InputError(
@@ -161,19 +196,26 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
             raise InputError(f"{key}={value!r} cannot be used: it must be a mapping of keys; set {key}.<key>=<value>.")
         if key in ("data", "space", "sampler") and not isinstance(value.get("_target_"), str):
             raise InputError(f"{key}._target_ is not set: name the class to use, or choose one with {key}=<name>.")
+    train = dict(values["train"])
+    # It says how fast a network is trained and not how: no part of the recipe.
+    values["packing"], values["train"] = train.pop("packing", 1), train
     for key, cls in (
         ("study", StudySettings),
         ("train", TrainSettings),
         ("measure", MeasureSettings),
         ("scheduler", SchedulerSettings),
+        ("engine", EngineSettings),
     ):
         reject_unknown(f"{key}.", values[key], {f.name for f in dataclasses.fields(cls)})
+    timeout = values["engine"].get("timeout", {})
+    if isinstance(timeout, Mapping):
+        reject_unknown("engine.timeout.", timeout, {f.name for f in dataclasses.fields(TimeoutSettings)})
     shared = {f.name for f in dataclasses.fields(DataSettings)}
     data = values["data"]
     values["source"] = {key: value for key, value in data.items() if key not in shared}
     values["data"] = {key: value for key, value in data.items() if key in shared}
     values["constraints"] = values.get("constraints") or {}
-    config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data"})
+    config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data", "packing": "train.packing"})
     check_name("study.name", config.study.name)
     _check_metrics(config)
     return _by_proxy(config)

@@ -1,12 +1,17 @@
-"""One measurement at a time on one physical device, across all processes and users of this machine."""
+"""One measurement at a time on one physical device, and no training beside it, across all processes and users of a machine."""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import TracebackType
 
 import torch
 from filelock import FileLock, Timeout
@@ -22,7 +27,8 @@ _SHARED = Path("/tmp")
 def exclusive(device: torch.device, wait_seconds: float) -> Iterator[None]:
     """Hold the device's lock for the block; a process that dies lets go of it. Within one thread it may be nested.
 
-    The lock is a file, named after the board's UUID, in a folder that all users may write. Containers that do not share it
+    Whoever waits for it stands at the door, where trainings (``Shared``) pass by from time to time: they let it in. The lock is
+    a file, named after the board's UUID, in a folder that all users may write. Containers that do not share it
     do not see each other's: there only NVML's list of processes tells.
 
     Raises:
@@ -31,16 +37,67 @@ def exclusive(device: torch.device, wait_seconds: float) -> Iterator[None]:
     path = lock_path(device)
     try:
         _make_shared(path.parent)
-        lock = FileLock(path, mode=0o666, is_singleton=True)
-        lock.acquire(timeout=wait_seconds)
+        with contextlib.ExitStack() as stack:
+            until_s = time.monotonic() + wait_seconds
+            for lock_file in (_door(path), path):
+                lock = FileLock(lock_file, mode=0o666, is_singleton=True)
+                stack.enter_context(lock.acquire(timeout=max(0.0, until_s - time.monotonic())))
+            held = stack.pop_all()
     except Timeout:
-        raise SensorError(f"another process measured on {device} for all of {wait_seconds:g} s") from None
+        raise SensorError(f"another process measured or trained on {device} for all of {wait_seconds:g} s") from None
     except OSError as error:
         raise SensorError(f"the lock {path} cannot be taken ({error.strerror})") from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
+
+
+class Shared:
+    """Holds a device together with other trainings, and with no measurement, for a block.
+
+    Where no lock can be made it holds nothing: then nobody can measure there either.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._path = lock_path(device)
+        self._descriptors: list[int] = []
+
+    def __enter__(self) -> Shared:
+        with contextlib.suppress(OSError):
+            _make_shared(self._path.parent)
+            for path in (_door(self._path), self._path):
+                before = os.umask(0)
+                try:
+                    self._descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+                finally:
+                    os.umask(before)
+            self._enter()
+            return self
+        self._close()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._close()  # and with it goes the lock
+
+    def give_way(self) -> None:
+        """Let those in who wait for the device alone, and come back after them."""
+        if self._descriptors:
+            fcntl.flock(self._descriptors[1], fcntl.LOCK_UN)
+            self._enter()
+
+    def _enter(self) -> None:
+        door, inside = self._descriptors
+        fcntl.flock(door, fcntl.LOCK_EX)
+        fcntl.flock(inside, fcntl.LOCK_SH)
+        fcntl.flock(door, fcntl.LOCK_UN)
+
+    def _close(self) -> None:
+        for descriptor in self._descriptors:
+            os.close(descriptor)
+        self._descriptors = []
+
+
+def _door(path: Path) -> Path:
+    return path.with_suffix(".door")
 
 
 def lock_path(device: torch.device) -> Path:

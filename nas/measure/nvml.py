@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -14,6 +15,9 @@ import torch
 from nas.measure.record import SensorError
 
 T = TypeVar("T")
+
+_family: int | None = None
+_contexts = 1
 
 CLOCK_REASONS = {
     0x001: "gpu_idle",
@@ -100,13 +104,14 @@ class Gpu:
     def foreign_processes(self) -> tuple[int, ...]:
         """Process ids of the other compute processes on the board, as far as NVML lists them (``lists_processes``).
 
-        In a container NVML may number processes as the host does. One entry is this process as soon as it holds a CUDA
-        context, so if none has our id, one unknown id is taken for ours.
+        The other workers of the same search are no strangers (``count_as_ours``): they do nothing while one of them holds
+        the device's lock. In a container NVML may number processes as the host does. One entry is this process as soon as it
+        holds a CUDA context, so if none has our id, one unknown id is taken for ours, or as many as there are workers.
         """
         processes = sorted(process.pid for process in self._processes())
         if os.getpid() in processes:
-            return tuple(pid for pid in processes if pid != os.getpid())
-        ours = 1 if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
+            return tuple(pid for pid in processes if pid != os.getpid() and not _is_ours(pid))
+        ours = _contexts if torch.cuda.is_initialized() else 0  # type: ignore[no-untyped-call]
         return tuple(processes[ours:])
 
     def lists_processes(self) -> bool:
@@ -131,6 +136,30 @@ class Gpu:
             return convert(getattr(self._library, function)(self._handle, *args))
         except (self._library.NVMLError, self._library.NVMLLibraryMismatchError) as error:
             raise SensorError(f"NVML refuses {what}: {error}") from error
+
+
+def count_as_ours(family: int, contexts: int) -> None:
+    """Take the process ``family`` and all that descends from it for one program with this process.
+
+    Args:
+        family: The process that started this one, or that one's, and so on.
+        contexts: How many processes of the program may hold a CUDA context on one board.
+    """
+    global _family, _contexts
+    _family, _contexts = family, contexts
+
+
+def _is_ours(pid: int) -> bool:
+    while pid > 1 and _family is not None:
+        if pid == _family:
+            return True
+        try:
+            # The command's name stands in brackets and may hold anything; the parent is the second field after it.
+            status = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            return False
+        pid = int(status.rpartition(")")[2].split()[1])
+    return False
 
 
 @contextmanager

@@ -104,6 +104,23 @@ def _by_rule(open_formats: list[NumericFormat], device: torch.device) -> FormatC
     return FormatChoice(best, f"the rule for a GPU: {arithmetic} and channels_last, except what train.* sets")
 
 
+def training_memory_mb(model: nn.Module, bundle: DataBundle, settings: TrainSettings, numeric: NumericFormat) -> float:
+    """Return the most memory that two training steps of a candidate take on its GPU, data included (MB = 10^6 bytes).
+
+    Raises:
+        torch.OutOfMemoryError: If it does not suffice.
+    """
+    torch.cuda.reset_peak_memory_stats(bundle.device)
+    contender = _Contender(model, numeric, settings, bundle.device)
+    batches = bundle.train_batches(settings.batch_size, 0, 0)
+    for _, (x, y) in zip(range(2), batches, strict=False):
+        contender.step(x, y)
+    peak_mb = torch.cuda.max_memory_reserved(bundle.device) / 1e6
+    del contender, batches
+    torch.cuda.empty_cache()
+    return peak_mb
+
+
 class _Contender:
     """One candidate in one format."""
 

@@ -34,7 +34,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_another_process_waits_until_the_first_is_done_or_dead(folder: Path) -> None:
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-    with pytest.raises(SensorError, match=r"another process measured on cpu for all of 0\.05 s"), lock.exclusive(CPU, 0.05):
+    with (
+        pytest.raises(SensorError, match=r"another process measured or trained on cpu for all of 0\.05 s"),
+        lock.exclusive(CPU, 0.05),
+    ):
         pytest.fail("two at once")
     holder.kill()
     holder.communicate()
@@ -76,3 +79,54 @@ def test_each_board_has_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "cuda_uuid", lambda device: f"GPU-{device.index}/../x")
     paths = {lock.lock_path(torch.device("cuda", index)) for index in (0, 1)} | {lock.lock_path(CPU)}
     assert len(paths) == 3 and len({path.parent for path in paths}) == 1
+
+
+TRAINER = """
+import sys, time, torch
+from pathlib import Path
+from nas.measure import lock
+lock._SHARED = Path(sys.argv[1])
+with lock.Shared(torch.device("cpu")) as hold:
+    print("training", flush=True)
+    while True:
+        time.sleep(0.01)
+        hold.give_way()
+"""
+
+
+def test_trainings_share_a_device_and_let_a_measurement_in_between_two_epochs(folder: Path) -> None:
+    trainers = [subprocess.Popen([sys.executable, "-c", TRAINER, str(folder)], stdout=subprocess.PIPE) for _ in range(2)]
+    try:
+        for trainer in trainers:
+            assert trainer.stdout is not None and trainer.stdout.readline() == b"training\n"
+        for _ in range(3):
+            with lock.exclusive(CPU, 20.0):
+                pass
+    finally:
+        for trainer in trainers:
+            trainer.kill()
+            trainer.communicate()
+
+
+def test_nothing_is_measured_during_an_epoch_and_nothing_is_trained_during_a_measurement() -> None:
+    with lock.Shared(CPU), pytest.raises(SensorError, match="measured or trained"), lock.exclusive(CPU, 0.05):
+        pytest.fail("measured beside a training")
+    came: list[str] = []
+
+    def train() -> None:
+        with lock.Shared(CPU):
+            came.append("trained")
+
+    with lock.exclusive(CPU, 1.0):
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join(0.2)
+        came.append("measured")
+    thread.join()
+    assert came == ["measured", "trained"]
+
+
+def test_a_training_goes_on_where_no_lock_can_be_made(folder: Path) -> None:
+    (folder / "osa-nas-locks").write_text("in the way")
+    with lock.Shared(CPU) as hold:
+        hold.give_way()

@@ -1,0 +1,347 @@
+"""Evaluates on this machine, in warm worker processes apart from the one that holds the study: one per device, or several.
+
+Whatever a candidate does to its worker, exhaust memory, crash, exit or hang, ends that candidate alone: its evaluation says
+what happened, with the end of the worker's log, and a new worker takes the place. Processes are pebble's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from nas import worker
+from nas.engine import OnStage
+from nas.evaluate import Evaluation, EvaluationRequest, Failure, Metrics
+from nas.processes import forkserver
+from nas.worker import Post
+
+MOST_KILLS = 3
+"""Times that an evaluation is begun whose worker was killed from outside before the candidate is taken for the cause."""
+
+_TAIL_BYTES = 8000  # of which a crash's stack takes half for the names of loaded libraries
+_WATCH_SECONDS = 0.05
+_KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+"""Signals that others send; a candidate's own faults end in other ones."""
+
+
+@dataclass(frozen=True)
+class Deadlines:
+    """How long an evaluation may stay in each part of its way, in seconds; ``None`` for ever.
+
+    Attributes:
+        build: Loading the data, building and counting.
+        measure: Latency, memory and energy, without waiting for the device.
+        train: All epochs, up to the next rung.
+    """
+
+    build: float | None = None
+    measure: float | None = None
+    train: float | None = None
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a worker works.
+
+    Attributes:
+        device: As torch calls it.
+        cpus: Those that it may use; ``None`` for all.
+    """
+
+    device: str
+    cpus: tuple[int, ...] | None = None
+
+
+@dataclass
+class _Job:
+    number: int
+    request: EvaluationRequest
+    on_stage: OnStage
+    promise: Future[Evaluation] = field(default_factory=Future)
+    stage: str = "begin"
+    part: str | None = None
+    since_s: float = 0.0
+    expired: str | None = None
+    begun: int = 0
+    alone: bool = False
+
+
+class LocalEngine:
+    """See ``nas.engine.Engine``. Use it as a context manager: leaving it ends all workers at once.
+
+    Args:
+        places: One for each worker.
+        folder: Where workers keep their logs; made if it is not there.
+        deadlines: How long an evaluation may take.
+    """
+
+    def __init__(self, places: Sequence[Place], folder: Path, deadlines: Deadlines = Deadlines()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.RLock()
+        self._waiting: deque[_Job] = deque()
+        self._deadlines = deadlines
+        self._closed = threading.Event()
+        shared = {place.device: sum(other.device == place.device for other in places) for place in places}
+        self._slots = [
+            _Slot(f"worker-{index}", place, shared[place.device], folder, self._ended) for index, place in enumerate(places)
+        ]
+        self._watch = threading.Thread(target=self._watch_deadlines, daemon=True)
+
+    @property
+    def capacity(self) -> int:
+        """How many evaluations may be under way at once."""
+        return len(self._slots)
+
+    def __enter__(self) -> LocalEngine:
+        for slot in self._slots:
+            slot.open()
+        self._watch.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._closed.set()
+        for slot in self._slots:
+            slot.stop()
+        for slot in self._slots:
+            slot.close()
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        """See ``Engine``; ``on_stage`` is called in another thread."""
+        job = _Job(number, request, on_stage)
+        with self._lock:
+            self._waiting.append(job)
+            self._hand_out()
+        return job.promise
+
+    def _hand_out(self) -> None:
+        """Give what waits to workers that are free; one that must be alone on its device waits for that."""
+        for slot in self._slots:
+            neighbours = [other for other in self._slots if other is not slot and other.place.device == slot.place.device]
+            if slot.job is not None or not self._waiting or any(n.job is not None and n.job.alone for n in neighbours):
+                continue
+            if self._waiting[0].alone and any(neighbour.job is not None for neighbour in neighbours):
+                continue
+            slot.begin(self._waiting.popleft())
+
+    def _ended(self, slot: _Slot, job: _Job, result: Evaluation | BaseException, killed: bool) -> None:
+        again = None
+        with self._lock:
+            crowded = [other for other in self._slots if other is not slot and other.place.device == slot.place.device]
+            slot.job = None
+            if killed and job.begun < MOST_KILLS and not self._closed.is_set():
+                again = job
+            elif isinstance(result, Evaluation) and result.failure == "out_of_memory" and crowded and not job.alone:
+                job.alone = True  # its neighbours may have had the memory
+                again = job
+            if again is not None:
+                self._waiting.appendleft(again)
+            if not self._closed.is_set():
+                self._hand_out()
+        if again is not None or job.promise.cancelled():
+            return
+        if isinstance(result, Evaluation):
+            job.promise.set_result(replace(result, worker=slot.told, begun=job.begun))
+        else:
+            job.promise.set_exception(result)
+
+    def _watch_deadlines(self) -> None:
+        while not self._closed.wait(_WATCH_SECONDS):
+            with self._lock:
+                for slot in self._slots:
+                    job = slot.job
+                    limit_s = getattr(self._deadlines, job.part) if job is not None and job.part else None
+                    if job is not None and limit_s is not None and time.monotonic() - job.since_s > limit_s:
+                        slot.expire(job, f"{job.stage}: no end within engine.timeout.{job.part}={limit_s:g} s")
+
+
+class _Slot:
+    """One worker, whichever process that is at the moment."""
+
+    def __init__(
+        self,
+        name: str,
+        place: Place,
+        shared: int,
+        folder: Path,
+        ended: Callable[[_Slot, _Job, Evaluation | BaseException, bool], None],
+    ) -> None:
+        self.place = place
+        self.job: _Job | None = None
+        self.told = f"{os.uname().nodename}/{place.device}/{name}"
+        self._log = folder / f"{name}.log"
+        self._log.unlink(missing_ok=True)
+        self._shared, self._ended = shared, ended
+        self._pool: ProcessPool | None = None
+        self._changing = threading.Lock()
+        self._stopped = False
+        self._number = 0
+        self._log_begins = 0
+        self._kills_before = 0
+
+    def open(self) -> None:
+        context = forkserver()
+        lifeline, self._lifeline = context.Pipe(duplex=False)
+        self._reports, reports = context.Pipe(duplex=False)
+        self._given = lifeline, reports
+        post = Post(
+            name=self._log.stem,
+            cpus=self.place.cpus,
+            log=self._log.resolve(),
+            folder=Path.cwd(),
+            family=os.getpid(),
+            contexts=1 + self._shared,  # the search itself, which probed the device, is the first
+            paths=tuple(sys.path),
+        )
+        self._pool = ProcessPool(max_workers=1, initializer=worker.begin, initargs=(post, lifeline, reports), context=context)
+        threading.Thread(target=self._listen, args=(self._reports,), daemon=True).start()
+
+    def begin(self, job: _Job) -> None:
+        """Let the worker evaluate; never waits for it."""
+        self._number += 1
+        job.begun += 1
+        job.stage, job.part, job.since_s, job.expired = "begin", None, time.monotonic(), None
+        self.job = job
+        self._log_begins = self._log.stat().st_size if self._log.exists() else 0
+        self._kills_before = _kills_for_memory()
+        request = job.request
+        if request.device != self.place.device:
+            measure = replace(request.measure, device=self.place.device)
+            request = replace(request, device=self.place.device, measure=measure)
+        number = self._number
+        try:
+            assert self._pool is not None
+            future = self._pool.schedule(worker.work, args=(number, request))
+        except RuntimeError:  # the worker died while it had nothing to do
+            self._renew()
+            assert self._pool is not None
+            future = self._pool.schedule(worker.work, args=(number, request))
+        self._future = future
+        future.add_done_callback(lambda done: threading.Thread(target=self._take, args=(job, done), daemon=True).start())
+
+    def expire(self, job: _Job, reason: str) -> None:
+        """End the worker's process for a candidate that takes too long."""
+        if job.expired is None:
+            job.expired = reason
+            self._future.cancel()  # type: ignore[no-untyped-call]
+
+    def stop(self) -> None:
+        """End the worker for good, whatever it is doing."""
+        with self._changing:
+            self._stopped = True
+            self._end()
+
+    def close(self) -> None:
+        """Wait for the end of what ``stop`` has ended."""
+        with self._changing:
+            self._clear()
+
+    def _renew(self) -> None:
+        with self._changing:
+            if not self._stopped:
+                self._end()
+                self._clear()
+                self.open()
+
+    def _end(self) -> None:
+        if self._pool is not None:
+            self._lifeline.close()
+            self._pool.stop()  # type: ignore[no-untyped-call]
+
+    def _clear(self) -> None:
+        if self._pool is not None:
+            self._pool.join()
+            for end in (*self._given, self._reports):
+                end.close()
+            self._pool = None
+
+    def _listen(self, reports: Connection) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                number, _, stage = reports.recv_bytes().decode().partition(" ")
+                job = self.job
+                if job is not None and int(number) == self._number:
+                    job.stage = stage
+                    part = _part_of(stage)
+                    if part != job.part:
+                        job.part, job.since_s = part, time.monotonic()
+                    job.on_stage(job.number, stage)
+
+    def _take(self, job: _Job, future: Future[Any]) -> None:
+        """Say what came of a job; in a thread of its own, as a pool must not be renewed by its own threads."""
+        try:
+            done = future.result()
+        except CancelledError:
+            result = self._failed(job, "timeout", job.expired or "it was stopped")
+            self._ended(self, job, result, False)
+        except ProcessExpired as death:
+            self._ended(self, job, *self._died(job, int(death.exitcode or 0)))
+        except BrokenProcessPool:
+            self._renew()
+            result = self._failed(job, "crash", f"{job.stage}: its worker died")
+            self._ended(self, job, result, True)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for whoever asked
+            self._ended(self, job, error, False)
+        else:
+            if done.is_spent:
+                self._renew()
+            evaluation = done.evaluation
+            if evaluation.failure and not evaluation.failure_log:
+                evaluation = replace(evaluation, failure_log=self._tail())
+            self._ended(self, job, evaluation, False)
+
+    def _died(self, job: _Job, code: int) -> tuple[Evaluation, bool]:
+        if code >= 0:
+            return self._failed(job, "crash", f"{job.stage}: its worker ended by itself with exit code {code}"), False
+        name = signal.Signals(-code).name
+        if -code == signal.SIGKILL and _kills_for_memory() > self._kills_before:
+            return self._failed(job, "out_of_memory", f"{job.stage}: the system killed its worker as memory ran out"), False
+        killed = -code in _KILLED
+        more = f", {job.begun} times" if killed and job.begun > 1 else ""
+        return self._failed(job, "crash", f"{job.stage}: its worker died of {name}{more}"), killed
+
+    def _failed(self, job: _Job, failure: Failure, reason: str) -> Evaluation:
+        begun = job.request.begun
+        metrics = Metrics(job.request.architecture.id) if begun is None else begun.metrics
+        return Evaluation(metrics, failure=failure, failure_reason=reason, failure_log=self._tail())
+
+    def _tail(self) -> str:
+        """Return the end of what was written to the log since the job began."""
+        try:
+            with self._log.open("rb") as file:
+                file.seek(max(self._log_begins, self._log.stat().st_size - _TAIL_BYTES))
+                text = file.read().decode(errors="replace").strip()
+            return text.partition("\nExtension modules: ")[0].strip()
+        except OSError:
+            return ""
+
+
+def _part_of(stage: str) -> str | None:
+    if stage in ("data", "build", "complexity"):
+        return "build"
+    if stage in ("latency", "memory", "energy"):
+        return "measure"
+    return "train" if stage.startswith("train") else None
+
+
+def _kills_for_memory() -> int:
+    """Return how many processes of this control group the system has killed for want of memory; 0 where it does not tell."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/sys/fs/cgroup/memory.events").read_text(encoding="utf-8").splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0

@@ -1,0 +1,171 @@
+"""Whatever a candidate does to its worker process, it ends that candidate alone, and its evaluation says what happened."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nas.errors import InputError
+from nas.evaluate import Evaluation, EvaluationRequest, evaluate
+from nas.local import MOST_KILLS, Deadlines, LocalEngine, Place
+from nas.measure.device import resolve_conditions
+from nas.measure.settings import MeasureSettings
+from nas.train.data import DataRequest
+from nas.train.datasets import Digits
+from nas.train.folder import ImageFolder
+from nas.train.settings import DataSettings, NumericFormat, TrainSettings
+from tests.faults.faulty import FaultyArchitecture, FaultySpace
+
+GOOD = FaultyArchitecture(4)
+
+
+def request_of(architecture: FaultyArchitecture) -> EvaluationRequest:
+    settings = MeasureSettings(batch_size=4, latency_max_seconds=0.05, energy=False)
+    return EvaluationRequest(
+        space=FaultySpace(),
+        architecture=architecture,
+        data=DataRequest(Digits(), DataSettings(), seed=0),
+        train=TrainSettings(epochs=1, batch_size=128, peak_lr=0.05),
+        numeric=NumericFormat("fp32", "contiguous"),
+        measure=resolve_conditions(settings, torch.device("cpu")),
+        device="cpu",
+        seed=3,
+        required=("latency_ms",),
+        keep_weights=True,
+    )
+
+
+def silent(number: int, stage: str) -> None: ...
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
+    """One worker for all tests: each finds it as the one before it left it."""
+    with LocalEngine([Place("cpu")], tmp_path_factory.mktemp("workers"), Deadlines(build=4.0, measure=4.0, train=4.0)) as made:
+        yield made
+
+
+def came_to(engine: LocalEngine, architecture: FaultyArchitecture) -> Evaluation:
+    return engine.submit(0, request_of(architecture), silent).result(timeout=60)
+
+
+def test_a_worker_comes_to_what_this_process_comes_to(engine: LocalEngine) -> None:
+    stages: list[str] = []
+    there = engine.submit(7, request_of(GOOD), lambda number, stage: stages.append(f"{number} {stage}")).result(timeout=60)
+    here = evaluate(request_of(GOOD))
+    assert there.metrics.top1 == here.metrics.top1 and there.metrics.train_loss == here.metrics.train_loss
+    assert there.weights == here.weights
+    assert there.worker is not None and there.worker.endswith("/cpu/worker-0") and here.worker is None
+    deadline = time.monotonic() + 5
+    while stages[-1:] != ["7 train 1/1"] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert stages[0] == "7 data" and stages[-1] == "7 train 1/1"
+
+
+WHAT = {
+    "exception": ("error", "RuntimeError: injected", "Traceback"),
+    "out_of_memory": ("out_of_memory", "injected: out of memory", "Traceback"),
+    "exit": ("crash", "ended by itself with exit code 3", "about to leave"),
+    "crash": ("crash", "died of SIGSEGV", "Fatal Python error: Segmentation fault"),
+}
+
+
+@pytest.mark.parametrize("fault", WHAT)
+@pytest.mark.parametrize("stage", ["build", "latency", "train"])
+def test_a_fault_ends_its_candidate_alone(engine: LocalEngine, stage: str, fault: str) -> None:
+    failure, reason, log = WHAT[fault]
+    found = came_to(engine, FaultyArchitecture(4, stage, fault))
+    assert found.failure == failure and found.failure_reason is not None and found.failure_log is not None
+    assert found.failure_reason.startswith(f"{stage}: ") and reason in found.failure_reason
+    assert log in found.failure_log
+    assert found.begun == 1, "what is a candidate's own fault is not tried again"
+    assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+@pytest.mark.parametrize(("stage", "part"), [("build", "build"), ("latency", "measure"), ("train", "train")])
+def test_a_hang_ends_at_the_deadline(engine: LocalEngine, stage: str, part: str) -> None:
+    found = came_to(engine, FaultyArchitecture(4, stage, "hang"))
+    assert found.failure == "timeout" and found.failure_reason == f"{stage}: no end within engine.timeout.{part}=4 s"
+    assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+def test_whose_worker_is_killed_from_outside_is_begun_again_and_not_for_ever(engine: LocalEngine) -> None:
+    found = came_to(engine, FaultyArchitecture(4, "train", "sigkill"))
+    assert found.failure == "crash" and found.begun == MOST_KILLS
+    assert found.failure_reason == f"train: its worker died of SIGKILL, {MOST_KILLS} times"
+    promise = engine.submit(0, request_of(replace(GOOD, stage="train", fault="hang")), silent)
+    killed = 0
+    while killed < 1:
+        killed += sum(_kill(pid) for pid in workers(engine) if engine._slots[0].job and engine._slots[0].job.stage == "train")
+        time.sleep(0.02)
+    assert promise.result(timeout=60).begun == 2
+
+
+def test_a_worker_that_dies_idle_is_replaced(engine: LocalEngine) -> None:
+    came_to(engine, GOOD)
+    for _ in range(3):
+        for pid in workers(engine):
+            _kill(pid)
+        assert came_to(engine, GOOD).metrics.top1 is not None
+        time.sleep(0.3)
+        assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+def test_what_a_user_can_mend_is_raised_as_such(engine: LocalEngine, tmp_path: Path) -> None:
+    wanted = replace(
+        request_of(GOOD), data=DataRequest(ImageFolder(root=str(tmp_path / "gone"), image_size=8), DataSettings(), 0)
+    )
+    with pytest.raises(InputError, match="gone"):
+        engine.submit(0, wanted, silent).result(timeout=60)
+
+
+def test_several_work_at_once_on_cpus_of_their_own(tmp_path: Path) -> None:
+    cpus = sorted(os.sched_getaffinity(0))
+    places = [Place("cpu", (cpus[index % len(cpus)],)) for index in range(2)]
+    with LocalEngine(places, tmp_path) as pair:
+        assert pair.capacity == 2
+        promises = [pair.submit(index, request_of(FaultyArchitecture(2 + index % 3)), silent) for index in range(5)]
+        found = [promise.result(timeout=60) for promise in promises]
+    assert {evaluation.worker for evaluation in found} == {f"{os.uname().nodename}/cpu/worker-{index}" for index in range(2)}
+    assert found[0].metrics.top1 == found[3].metrics.top1, "which worker it was makes no difference"
+
+
+def test_exhausted_memory_beside_others_is_tried_again_alone(tmp_path: Path) -> None:
+    with LocalEngine([Place("cpu"), Place("cpu")], tmp_path) as pair:
+        neighbour = pair.submit(0, request_of(GOOD), silent)
+        found = pair.submit(1, request_of(FaultyArchitecture(4, "train", "out_of_memory")), silent).result(timeout=60)
+        assert found.failure == "out_of_memory" and found.begun == 2
+        assert neighbour.result(timeout=60).failure is None
+
+
+def test_leaving_ends_everything_at_once(tmp_path: Path) -> None:
+    with LocalEngine([Place("cpu")], tmp_path) as made:
+        promise = made.submit(0, request_of(FaultyArchitecture(4, "train", "hang")), silent)
+        while not workers(made):
+            time.sleep(0.01)
+        (pid,) = workers(made)
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 10 and not Path(f"/proc/{pid}").exists()
+    assert not promise.done() or promise.exception() is not None or promise.result().failure is not None
+
+
+def workers(engine: LocalEngine) -> list[int]:
+    pool = engine._slots[0]._pool
+    assert pool is not None
+    manager = pool._pool_manager
+    return list(manager.worker_manager.workers)
+
+
+def _kill(pid: int) -> int:
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return 0
+    return 1
