@@ -17,7 +17,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from nas.config.common import TEXT_KEYS
@@ -85,12 +85,15 @@ def compose(
         InputError: If an argument cannot be read, or names a study, an option or an environment variable that does not exist.
     """
     overrides = _parse([_verbatim(argument) for argument in arguments])
+    files, overrides = _part_files(groups, overrides)
     _reject_scalars(command, root, groups, overrides)
     name = _chosen_study(overrides) if study else command
     what = f"conf={name}" if study else f"the configuration of nas.{command}"
     # A study is read as a plain file of the folder: as an option of a group named conf it would need the folder above on the
     # search path, and there Hydra takes any folder of the user's, such as models or references, for a group.
     overrides = [override for override in overrides if not (study and override.key_or_group == "conf")]
+    later = [override for override in overrides if override.key_or_group.partition(".")[0] in files]
+    overrides = [override for override in overrides if override not in later]
     folders = [str(folder) for folder in conf_folders()]
     defaults = ["_self_", *({group: option} for group, option in groups.items()), *([name] if study else [])]
     search_path = [f"file://{folder}" for folder in folders[1:]]
@@ -104,7 +107,9 @@ def compose(
         raise _explain(error, what, groups) from None
     except (yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"{what} is no readable YAML ({_place(error)}): mend the file.") from None
-    _drop_arguments_of_another_target(config, overrides)
+    for group, path in files.items():
+        _take_file(config, group, path, later)
+    _drop_arguments_of_another_target(config, [*overrides, *later])
     try:
         if OmegaConf.is_dict(config.get("study")) and _raw(config.study).get("name", "") is None:
             config.study.name = name.replace("/", "_")  # it names a folder
@@ -185,6 +190,47 @@ def _reject_scalars(
                 f"{key}={value} cannot be used: in nas.{command} {key} is a mapping with the keys {', '.join(keys)}; "
                 f"set {key}.{keys[0]}={value}."
             )
+
+
+def _part_files(groups: Mapping[str, str | None], overrides: Sequence[Override]) -> tuple[dict[str, Path], list[Override]]:
+    """Part the groups whose option is the path of a YAML file, such as ``space=runs/x/space.yaml``, from all other overrides."""
+    files: dict[str, Path] = {}
+    others = []
+    for override in overrides:
+        key, value = override.key_or_group, override.value()
+        if key in groups and isinstance(value, str) and value.endswith((".yaml", ".yml")) and not override.is_delete():
+            if key in files:
+                raise InputError(f"{key} is given twice, as {files[key]} and {value}: give it once.")
+            files[key] = Path(value)
+        else:
+            others.append(override)
+    return files, others
+
+
+def _take_file(config: DictConfig, group: str, path: Path, overrides: Sequence[Override]) -> None:
+    """Let a file stand for all that the study says of a group, and the command line's keys of that group over it."""
+    try:
+        node = OmegaConf.create(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except OSError as error:
+        options = ", ".join(_options(group))
+        raise InputError(f"{group}={path} cannot be read ({error.strerror}): give a file, or one of {options}.") from None
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError) as error:
+        raise InputError(f"{group}={path} is no readable YAML ({_place(error)}): mend the file.") from None
+    if not OmegaConf.is_dict(node):
+        raise InputError(f"{group}={path} holds no keys: write a mapping, as in the files of conf/{group}.")
+    with open_dict(config):
+        config[group] = node
+        for override in overrides:
+            key, value = override.key_or_group, override.value()
+            if key.partition(".")[0] != group:
+                continue
+            if override.is_delete():
+                outer, _, leaf = key.rpartition(".")
+                parent = OmegaConf.select(config, outer) if outer else config
+                if OmegaConf.is_dict(parent):
+                    parent.pop(leaf, None)
+            else:
+                OmegaConf.update(config, key, value, merge=not _is_domain(value), force_add=True)
 
 
 def _settle(overrides: Sequence[Override], groups: set[str]) -> list[str]:

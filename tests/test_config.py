@@ -52,6 +52,32 @@ def test_a_domain_is_replaced_as_a_whole() -> None:
     assert config.space["layers"] == {"low": 2, "high": 3}
 
 
+def test_a_file_stands_for_all_that_the_study_says_of_a_group(workdir: Path) -> None:
+    (workdir / "conf").mkdir()
+    (workdir / "conf" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: digits\n"
+        "space: {_target_: search_spaces.osa.OSASpace, layers: {each: [2, 3]}, stages: 2}\n"
+    )
+    (workdir / "mine.yaml").write_text("_target_: search_spaces.osa.OSASpace\nlayers: {low: 2, high: 4}\nese: [false, true]\n")
+    wanted = {"_target_": "search_spaces.osa.OSASpace", "layers": {"low": 2, "high": 4}, "ese": [False, True]}
+    assert parsed("conf=own", "space=mine.yaml").space == wanted
+    # The command line's keys hold over the file, wherever they stand.
+    changed = parsed("space.layers=[4,5]", "conf=own", "space=./mine.yaml", "~space.ese", "space.stages=1").space
+    assert changed == {"_target_": wanted["_target_"], "layers": [4, 5], "stages": 1}
+    (workdir / "broken.yaml").write_text("layers: [1")
+    (workdir / "list.yaml").write_text("[1, 2]")
+    for argument, names in (
+        ("space=none.yaml", ["space=none.yaml", "No such file", "osa_digits"]),
+        ("space=broken.yaml", ["space=broken.yaml", "line 1", "mend"]),
+        ("space=list.yaml", ["space=list.yaml", "mapping"]),
+    ):
+        with pytest.raises(InputError) as refused:
+            parsed("conf=own", argument)
+        assert all(name in str(refused.value) for name in names) and "\n" not in str(refused.value)
+    with pytest.raises(InputError, match="space is given twice"):
+        parsed("conf=own", "space=mine.yaml", "space=list.yaml")
+
+
 def test_data_keys_are_parted() -> None:
     config = parsed("conf=osa_images", "data.root=here", "data.flip=false", "data.on_bad_image=skip")
     assert config.data.flip is False
