@@ -46,6 +46,13 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Code:
+    """Lines to be copied as they stand: a file's content, a command."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Items:
     """A list of plain sentences."""
 
@@ -206,7 +213,7 @@ class Choice:
     inline: bool = False
 
 
-Block: TypeAlias = Text | Items | Facts | Cards | Chart | Parallel | Drawing | Absent | Table | Choice
+Block: TypeAlias = Text | Code | Items | Facts | Cards | Chart | Parallel | Drawing | Absent | Table | Choice
 
 
 @dataclass(frozen=True)
@@ -304,6 +311,11 @@ def _html(block: Any) -> str:
 @_html.register
 def _(block: Text) -> str:
     return f"<p{' class=small' if block.small else ''}>{escape(block.text)}</p>"
+
+
+@_html.register
+def _(block: Code) -> str:
+    return f"<pre class=code tabindex=0>{escape(block.text)}</pre>"
 
 
 @_html.register

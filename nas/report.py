@@ -18,12 +18,15 @@ usage: python -m nas.report study=<name> [key=value ...]
 
 Writes report.html, one page that opens without a network, and front.csv into the study's folder: the front in every pair
 of objectives with error bars, all networks to filter, the search's course and cost, what each choice of the space does, the
-networks of the front layer by layer, and the conditions of it all. A search may still be running.
+networks of the front layer by layer, and the conditions of it all; and space_narrowed.yaml, a smaller space to search next.
+A search may still be running.
 
   study, run_dir, storage   the study's name under runs/, or its folder; a database URL with its password
   pick, trial, architecture   the network that stands first: pick=knee, pick="max top1 where latency_ms<=1.5", trial=17
   networks                  how many networks of the front are shown layer by layer (100)
   layers, layer_seconds     whether their layers are timed on the device, and for how long in all (true, 5)
+  good                      which networks space_narrowed.yaml, the space to search next, is cut to: those of the least error,
+                            as RegNet has it, or those on the front of the objectives (error)
   device                    where they are timed: auto, cpu or cuda:N; the search's own if not set
   out                       the file (<run folder>/report.html)
 
@@ -63,6 +66,7 @@ def _report(config: ReportConfig) -> int:
     from nas.console import make_console
     from nas.outcomes import dominations
     from nas.page import write_page
+    from nas.proposing import Proposal, write_proposal
     from nas.report_page import report_page
     from nas.reporting import gather
     from nas.runs import read_run
@@ -81,6 +85,7 @@ def _report(config: ReportConfig) -> int:
     with console.status("writing"):
         try:
             write_page(path, report_page(report))
+            write_proposal(report.proposal, run, report.population, report.good)
             dominated = dominations(run.front, run.references, run.objectives)
             write_front(run.folder / "front.csv", run.front, run.objectives, run.constraints, dominated, bool(run.references))
         except OSError as error:
@@ -90,9 +95,19 @@ def _report(config: ReportConfig) -> int:
     console.print(shown, markup=False, soft_wrap=True)
     console.print(f"front: {run.folder / 'front.csv'}, {len(run.front)} networks", markup=False, soft_wrap=True)
     console.print(f"report: {path}, {size_mb:.1f} MB, made in {seconds:.1f} s", markup=False, soft_wrap=True)
+    next_ = []
     if report.chosen is not None:
+        next_.append(f"python -m nas.retrain {config.keys.told} {_pick(config.pick, config.trial, config.architecture)}")
+    if isinstance(report.proposal, Proposal):
+        smaller = f": {report.proposal.smaller}" if report.proposal.smaller else ""
+        console.print(f"narrowed space: {report.proposal.path}{smaller}", markup=False, soft_wrap=True)
+        next_.append(report.proposal.command)
+    else:
+        console.print(f"no narrowed space: {report.proposal}", markup=False, soft_wrap=True)
+    if next_:
         console.print("next:", style="bold")
-        console.print(f"  python -m nas.retrain {config.keys.told} {_pick(config.pick, config.trial, config.architecture)}")
+    for command in next_:
+        console.print(f"  {command}", markup=False, soft_wrap=True)
     return 0
 
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from nas.analyse.ranking import audit_figures
 from nas.analyse.spread import spread
-from nas.analyse.study.choices import Importance, choices, effect_figure, importance_figure
+from nas.analyse.study.choices import Importance, choices, effect_figure, importance_figure, value_word
 from nas.analyse.study.course import course_figures
-from nas.analyse.study.distribution import GoodValues, distribution_figure, good_values_table
+from nas.analyse.study.distribution import Comparison, comparisons, distribution_figure
 from nas.analyse.study.fronts import LINK, front_figures
+from nas.analyse.study.good_values import GoodValues, good_in
 from nas.analyse.study.parallel import Lines, parallel_lines
 from nas.analyse.study.population import FRONT, TIED
 from nas.analyse.study.spending import spending_figure
@@ -26,6 +27,7 @@ from nas.page import (
     Block,
     Cell,
     Choice,
+    Code,
     Column,
     Drawing,
     Facts,
@@ -38,11 +40,15 @@ from nas.page import (
     Text,
 )
 from nas.page_figures import chart, facts, word
+from nas.proposing import AT_RANDOM, GOOD, sampler_of
 from nas.reporting import Report, Sheet
 from nas.tables import show_gains
 
 _SIZES = ("params", "mult_adds", "mem_access")
 _MOST_DOUBTS = 10
+_MOST_SPLITS = 8
+_SURE = 0.05
+_OTHERWISE = {"front": "the front of all objectives", "error": "the error alone"}
 
 
 def report_page(report: Report) -> Page:
@@ -241,41 +247,94 @@ def _space(report: Report) -> tuple[Block, ...]:
     population = report.population
     if len(population.complete) < 2:
         return ()
-    top1 = report.importances.get("top1")
-    split = max(top1.shares, key=lambda name: top1.shares[name]) if isinstance(top1, Importance) and top1.shares else None
-    sampler = str(report.run.plain["sampler"]["_target_"]).rsplit(".", 1)[-1]
-    figure = distribution_figure(population, split)
-    blocks: list[Block] = [chart(figure)]
-    if sampler not in ("RandomSampler", "QMCSampler"):
+    compared = comparisons(population)
+    splits = {found.choice: (chart(distribution_figure(population, found.choice)),) for found in compared[:_MOST_SPLITS]}
+    blocks: list[Block] = [Choice("split by", splits, inline=True)] if splits else [chart(distribution_figure(population))]
+    sampler = sampler_of(report.run)
+    if sampler not in AT_RANDOM:
         blocks.append(Text(f"{sampler} draws where it expects good networks: these trials are no random sample of it.", True))
-    good = good_values_table(population)
-    heading = "Where good values of each choice lie"
-    if isinstance(good, str):
-        return (*blocks, Absent(heading, good))
+    if compared:
+        blocks += _compared(compared)
+    return (*blocks, *_good_values(report), *_narrowed(report))
+
+
+def _compared(found: Sequence[Comparison]) -> tuple[Block, ...]:
     told = (
-        f"{heading}: the range of the best network's value in 95 % of 10,000 draws of a quarter of the trials (replacing), "
-        "after RegNet (arXiv 2003.13678). A range as wide as the space's says that the choice does not decide."
+        "What a setting does to the space: its networks against all others that had the choice to make, of each choice the "
+        "setting that differs most. The distance is Kolmogorov and Smirnov's, the greatest gap between the two lines; p is the "
+        "chance of so great a gap if the setting did nothing, corrected for the number of comparisons (Holm)."
     )
-    rows = tuple(_good(found) for found in good)
-    heads = (Column("choice"), Column("good values (95 %)"), Column("median"), Column("searched"))
-    return (*blocks, Text(told), Table(heads, rows, compact=True))
+    heads = (
+        Column("choice"),
+        Column("setting"),
+        Column("makes the space"),
+        Column("median error", numeric=True),
+        Column("of the others", numeric=True),
+        Column("distance", numeric=True),
+        Column("p", numeric=True),
+        Column("networks", numeric=True),
+    )
+    rows = tuple(
+        (
+            Cell(one.choice),
+            Cell(one.setting),
+            Cell(("worse" if one.worse else "better") if one.p < _SURE else "no sure difference"),
+            Cell(f"{one.median:.2%}", one.median),
+            Cell(f"{one.median_others:.2%}", one.median_others),
+            Cell(f"{one.distance:.2f}", one.distance),
+            Cell(f"{one.p:.2g}" if one.p >= 0.001 else "< 0.001", one.p),
+            Cell(f"{one.networks} of {one.networks + one.others}", one.networks),
+        )
+        for one in found[:_MOST_SPLITS]
+    )
+    left = f" {len(found) - _MOST_SPLITS} further choices differ less." if len(found) > _MOST_SPLITS else ""
+    return (Text(f"{told}{left}"), Table(heads, rows, compact=True))
+
+
+def _good_values(report: Report) -> tuple[Block, ...]:
+    heading = "Where good values of each choice lie"
+    good = good_in(report.population)
+    if isinstance(good, str):
+        return (Absent(heading, good),)
+    bounds = " that keep every bound" if report.run.constraints else ""
+    told = (
+        f"{heading}: the range of the best network's value in 95 % of 10,000 draws of a quarter of the trials{bounds} "
+        "(replacing), after RegNet (arXiv 2003.13678); of a choice that is not always there, among the networks that had it. "
+        "A range as wide as the space's says that the choice does not decide."
+    )
+    heads = (
+        Column("choice"),
+        Column("good values (95 %)"),
+        Column("median"),
+        Column("searched"),
+        Column("networks", numeric=True),
+    )
+    return (Text(told), Table(heads, tuple(_good(found) for found in good), compact=True))
 
 
 def _good(found: GoodValues) -> tuple[Cell, ...]:
-    if found.shares is not None:
-        likely = sorted(found.shares.items(), key=lambda item: -item[1])
-        return (
-            Cell(found.choice),
-            Cell(", ".join(f"{name} {share:.0%}" for name, share in likely if share >= 0.005)),
-            Cell(likely[0][0]),
-            Cell(", ".join(found.shares)),
-        )
-    return (
-        Cell(found.choice),
-        Cell(f"{found.low:g} to {found.high:g}"),
-        Cell(f"{found.median:g}"),
-        Cell(f"{found.least:g} to {found.greatest:g}"),
+    networks = Cell(str(found.networks), found.networks)
+    words = [value_word(value) for value in found.values]
+    if found.low is None or found.median is None or found.high is None:
+        likely = sorted(zip(words, found.shares, strict=True), key=lambda item: -item[1])
+        good = ", ".join(f"{name} {share:.0%}" for name, share in likely if share >= 0.005)
+        return (Cell(found.choice), Cell(good), Cell(likely[0][0]), Cell(", ".join(words)), networks)
+    good = f"{found.low:g} to {found.high:g}"
+    return (Cell(found.choice), Cell(good), Cell(f"{found.median:g}"), Cell(f"{words[0]} to {words[-1]}"), networks)
+
+
+def _narrowed(report: Report) -> tuple[Block, ...]:
+    heading, proposal = "A narrower space to search next", report.proposal
+    if isinstance(proposal, str):
+        return (Text(f"{heading}: none, for {proposal}."),)
+    other = "error" if report.good == "front" else "front"
+    smaller = f"; {proposal.smaller}" if proposal.smaller else ""
+    told = (
+        f"{heading}, as {proposal.path.name} in the study's folder{smaller}. It keeps what was good: {GOOD[report.good]} "
+        "A range is cut to theirs, of a list stay the values that were best in at least 2.5 % of the draws; what too few "
+        f"networks had to choose stays as it is. nas.report good={other} narrows by {_OTHERWISE[other]} instead."
     )
+    return (Text(told), Code(proposal.text.rstrip("\n")), Code(proposal.command))
 
 
 def _course(report: Report) -> tuple[Block, ...]:

@@ -1,4 +1,6 @@
-"""Gathers what a study's report shows: its trials sorted, what choices do, the networks of the front with their layers timed."""
+"""Gathers what a study's report shows: its trials sorted, what choices do, the space to search next, the networks of the
+front with their layers timed.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +17,7 @@ import torch
 from nas.analyse.ranking import AuditResult
 from nas.analyse.spread import validation_images
 from nas.analyse.study.choices import Importance, importance
+from nas.analyse.study.good_values import Good
 from nas.analyse.study.population import Population
 from nas.choosing import Chosen, choose
 from nas.config.report import ReportConfig
@@ -30,6 +33,7 @@ from nas.measure.lock import exclusive
 from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
 from nas.outcomes import Outcome
+from nas.proposing import Proposal, propose
 from nas.runs import Run
 
 _LOCK_SECONDS = 5.0
@@ -62,6 +66,8 @@ class Report:
         sheets: Networks of the front, the chosen one first.
         retrained: ``metrics.json`` of each network that was trained in full.
         audit: How far the brief order holds, if that was audited.
+        good: What made a network good where the space was narrowed.
+        proposal: The space to be searched next, or why there is none.
     """
 
     run: Run
@@ -72,6 +78,8 @@ class Report:
     sheets: tuple[Sheet, ...]
     retrained: tuple[Mapping[str, Any], ...]
     audit: AuditResult | None
+    good: Good
+    proposal: Proposal | str
 
 
 def gather(run: Run, config: ReportConfig) -> Report:
@@ -98,6 +106,8 @@ def gather(run: Run, config: ReportConfig) -> Report:
         sheets=_sheets(run, _shown(population.front, chosen, config.networks), config),
         retrained=_retrained(run),
         audit=_audit(run),
+        good=config.good,
+        proposal=propose(run, population, config.good),
     )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 from tests.conftest import QUICK, Search
@@ -50,7 +51,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_documents_use_known_tags() -> None:
-    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example"}
+    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example", "space"}
     assert {block.tag for block in blocks("bash")} <= known
 
 
@@ -114,6 +115,21 @@ def test_make_commands_exist(command: str) -> None:
     assert printed.returncode == 0, printed.stderr
     if command in commands("setup"):
         assert command in (ROOT / ".ci" / "run").read_text()
+
+
+def test_a_space_is_narrowed_and_searched(search: Search, workdir: Path) -> None:
+    from nas.report import main
+
+    first, report, second = commands("space")
+    for command, trials in ((first, 14), (report, None), (second, 2)):
+        if trials is None:
+            assert command.startswith("python -m nas.report ") and main([*shlex.split(command)[3:], "layers=false"]) == 0
+            continue
+        own = [argument for argument in arguments(command) if not argument.startswith("study.trials=")]
+        code, _, err = search(*own, *QUICK, "objectives=[top1,latency_ms,params]", f"study.trials={trials}")
+        assert code == 0, err
+    searched = yaml.safe_load((workdir / "runs" / "narrowed" / "config.yaml").read_text(encoding="utf-8"))["space"]
+    assert searched == yaml.safe_load((workdir / "runs" / "population" / "space_narrowed.yaml").read_text(encoding="utf-8"))
 
 
 SEARCHED = ("conf=osa_digits", *QUICK, "study.trials=6", "objectives=[top1,latency_ms,params]")

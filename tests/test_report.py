@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,14 @@ def test_the_page_and_the_front(report: Command) -> None:
     assert front and all(f">trial {trial}<" in text for trial in front)
     timed = json.loads(Path(f"runs/osa_digits/trials/{front[0]}/layers.json").read_text())
     assert sum(layer["share"] for layer in timed["times"]["layers"]) > 0.3
+    # Twelve networks that keep the bound are enough to say which sizes are good ones.
+    assert "What a setting does to the space" in text and 'data-choice="split by"' in text
+    narrowed = Path("runs/osa_digits/space_narrowed.yaml")
+    assert f"narrowed space: {narrowed}: about " in out and narrowed.read_text(encoding="utf-8").startswith(
+        "# The space of study"
+    )
+    (command,) = [line.strip() for line in out.splitlines() if "nas.search" in line]
+    assert f"space={narrowed} study.name=osa_digits_narrowed" in command and escape(command) in text and "# was " in text
     # What was timed is not timed again.
     before = Path(f"runs/osa_digits/trials/{front[0]}/layers.json").stat().st_mtime_ns
     assert report("study=osa_digits")[0] == 0
@@ -178,6 +187,7 @@ def test_a_study_without_a_complete_trial(search: Command, workdir: Path, monkey
         (("study=osa_digits", "layer=false"), "layer is not a known key"),
         (("study=osa_digits", "out=runs"), "out=runs is a folder"),
         (("study=osa_digits", "device=cuda:7"), "cuda:7"),
+        (("study=osa_digits", "good=speed"), "good='speed'"),
     ],
 )
 def test_bad_input(report: Command, arguments: tuple[str, ...], sentence: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge
 
@@ -24,6 +24,8 @@ class ReportConfig:
         layers: Whether their layers are timed, which takes the device for some seconds.
         layer_seconds: How long that may take in all.
         device: Where: ``auto``, ``cpu`` or ``cuda:N``; the search's own by default.
+        good: Which networks the narrowed space is cut to: those of the least ``error``, as RegNet has it, or those on the
+            ``front`` of the objectives.
         out: The file, ``<run folder>/report.html`` by default.
     """
 
@@ -37,6 +39,7 @@ class ReportConfig:
     layers: bool = True
     layer_seconds: Annotated[float, Ge(0)] = 5.0
     device: str | None = None
+    good: Literal["error", "front"] = "error"
     out: str | None = None
 
     @property
@@ -52,6 +55,7 @@ REPORT_ROOT: Plain = {
     "layers": True,
     "layer_seconds": 5.0,
     "device": None,
+    "good": "error",
     "out": None,
 }
 """What holds before any file of ``conf/`` is read."""

@@ -210,7 +210,7 @@ def effect_figure(found: Importance | str, objective: Metric) -> Figure:
     rows: list[tuple[Effect, str]] = []
     for name in ranked:
         for effect in _thinned(found.effects[name]):
-            names.append(f"{name} = {_word(effect.value)}")
+            names.append(f"{name} = {value_word(effect.value)}")
             rows.append((effect, name))
     figure = go.Figure()
     xs: list[float | None] = []
@@ -259,7 +259,8 @@ def _thinned(effects: Sequence[Effect]) -> Sequence[Effect]:
     return [effects[place] for place in np.unique(np.linspace(0, len(effects) - 1, _MOST_VALUES).round().astype(int))]
 
 
-def _word(value: Any) -> str:
+def value_word(value: Any) -> str:
+    """Return a choice's value as a person reads it."""
     if isinstance(value, bool):
         return "on" if value else "off"
     return f"{value:.3g}" if isinstance(value, float) else str(value)

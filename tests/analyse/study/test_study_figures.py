@@ -14,8 +14,9 @@ from optuna._hypervolume import compute_hypervolume
 from nas.analyse.spread import spread
 from nas.analyse.study.choices import Importance, choices, effect_figure, importance, importance_figure
 from nas.analyse.study.course import course, course_figures
-from nas.analyse.study.distribution import distribution, distribution_figure, good_values, good_values_table
+from nas.analyse.study.distribution import comparisons, distribution, distribution_figure
 from nas.analyse.study.fronts import front_figures
+from nas.analyse.study.good_values import good_in, good_values, winning
 from nas.analyse.study.parallel import Lines, parallel_lines
 from nas.analyse.study.population import BEATEN, FRONT, INFEASIBLE, TIED, Population
 from nas.analyse.study.spending import spending, spending_figure
@@ -124,10 +125,74 @@ def test_good_values_follow_the_choice_that_decides() -> None:
         {"width": int(w), "kind": k} for w, k in zip(random.integers(1, 65, 400), random.choice(["a", "b"], 400), strict=True)
     ]
     error = np.array([abs(p["width"] - 40) / 100 + (0.3 if p["kind"] == "b" else 0.0) for p in params])
-    width, kind = good_values(params, error, repeats=2000)
+    width, kind = good_values(params, error[:, None], repeats=2000)
     # Best of 100 draws of 200 good ones: within a few of 40, and never of the worse kind.
     assert width.low is not None and width.high is not None and 36 <= width.low <= 40 <= width.high <= 44
-    assert kind.shares == {"a": 1.0, "b": 0.0}
+    assert kind.values == ("a", "b") and kind.shares == pytest.approx((1.0, 0.0)) and kind.low is None
+
+
+def test_good_values_of_a_choice_are_those_of_networks_that_had_it_to_make() -> None:
+    # The best networks have one stage and no second one; of those with a second one wide ones are better.
+    params = [{"stages": 1 + n % 2, **({"stage2.width": 8 * (1 + n // 2 % 4)} if n % 2 else {})} for n in range(160)]
+    error = np.array([1.0 - p["stage2.width"] / 64 if "stage2.width" in p else 0.1 for p in params])
+    stages, width = good_values(params, error[:, None], repeats=500)
+    assert (stages.choice, stages.networks, stages.low, stages.high) == ("stages", 160, 1, 1)
+    assert (width.choice, width.networks, width.values, width.low, width.high) == ("stage2.width", 80, (8, 16, 24, 32), 32, 32)
+    assert [found.choice for found in good_values(params, error[:, None], repeats=50, least=81)] == ["stages"]
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=2, max_size=30), st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_the_best_of_a_draw_is_its_front(values: list[tuple[int, int]], seed: int) -> None:
+    losses = np.array(values, dtype=float)
+    count = len(losses)
+    expected = np.zeros(count)
+    for row in np.random.default_rng(seed).integers(0, count, size=(40, max(1, round(0.25 * count)))):
+        there = set(row.tolist())
+        front = [i for i in there if not any((losses[j] <= losses[i]).all() and (losses[j] < losses[i]).any() for j in there)]
+        expected[front] += 1 / len(front)
+    assert winning(losses, seed, 40) == pytest.approx(expected / 40)
+    assert winning(losses[:, :1], seed, 40).sum() == pytest.approx(1)
+
+
+def test_settings_are_compared_as_populations() -> None:
+    random = np.random.default_rng(2)
+    outcomes = []
+    for number in range(120):
+        asked = {
+            "bottleneck": bool(random.integers(2)),
+            "width": int(random.integers(8, 64)),
+            "rare": "x" if number < 3 else "y",
+            "idle": str(random.integers(3)),
+        }
+        outcomes.append(outcome(number, 0.9 - 0.1 * asked["bottleneck"] + random.normal(0, 0.03), 1.0, params_asked=asked))
+    found = {one.choice: one for one in comparisons(population(outcomes))}
+    assert next(iter(found)) == "bottleneck" and set(found) == {"bottleneck", "width", "idle"}
+    bottleneck = found["bottleneck"]
+    assert bottleneck.setting == "on" and bottleneck.worse and bottleneck.p < 1e-6 and bottleneck.distance > 0.5
+    assert bottleneck.networks + bottleneck.others == 120 and bottleneck.median - bottleneck.median_others == pytest.approx(
+        0.1, abs=0.02
+    )
+    assert "to" in found["width"].setting and found["width"].p > 0.05 < found["idle"].p
+    figure = distribution_figure(population(outcomes), "bottleneck")
+    assert figure.plot is not None and [trace.name.split(" (")[0] for trace in figure.plot.data] == [
+        "all",
+        "bottleneck = off",
+        "bottleneck = on",
+    ]
+    gated = [*outcomes, outcome(120, 0.5, 1.0, "pruned", gated_by=["params"])]
+    assert "1 trials that were gated" in distribution_figure(population(gated)).note
+
+
+def test_of_many_settings_that_do_nothing_seldom_one_is_called_different() -> None:
+    random = np.random.default_rng(3)
+    called = 0
+    for _ in range(40):
+        outcomes = [
+            outcome(n, random.random(), 1.0, params_asked={f"c{k}": int(random.integers(3)) for k in range(8)}) for n in range(40)
+        ]
+        called += min(one.p for one in comparisons(population(outcomes))) < 0.05
+    assert called <= 6  # 2 are expected at most; more than 6 in 40 come by chance once in 300 times
 
 
 def test_importance_finds_the_choice_that_decides_and_its_direction() -> None:
@@ -202,5 +267,5 @@ def test_too_little_is_said_and_not_drawn(count: int) -> None:
     figures = [*course_figures(found), distribution_figure(found), *(front_figures(found)[:1] if not count else ())]
     figures += [spending_figure(found)] if not count else []
     assert all(figure.plot is None and figure.reason for figure in figures)
-    assert isinstance(good_values_table(found), str) and isinstance(parallel_lines(found, []), str)
+    assert isinstance(good_in(found), str) and isinstance(parallel_lines(found, []), str)
     assert isinstance(importance(found, METRICS["top1"]), str)
