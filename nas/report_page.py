@@ -14,7 +14,7 @@ from nas.analyse.study.choices import Importance, choices, effect_figure, import
 from nas.analyse.study.course import course_figures
 from nas.analyse.study.distribution import Comparison, comparisons, distribution_figure
 from nas.analyse.study.fronts import LINK, front_figures
-from nas.analyse.study.good_values import GoodValues, good_in
+from nas.analyse.study.good_values import Good, GoodValues, good_in
 from nas.analyse.study.parallel import Lines, parallel_lines
 from nas.analyse.study.population import FRONT, TIED
 from nas.analyse.study.spending import spending_figure
@@ -48,7 +48,10 @@ _SIZES = ("params", "mult_adds", "mem_access")
 _MOST_DOUBTS = 10
 _MOST_SPLITS = 8
 _SURE = 0.05
-_OTHERWISE = {"front": "the front of all objectives", "error": "the error alone"}
+_OTHERWISE = {
+    "front": "the front of all objectives: the least error knows nothing of speed, and may cut off the fast end of the front.",
+    "error": "the error alone, which cuts more, and may cut off the fast end of the front.",
+}
 
 
 def report_page(report: Report) -> Page:
@@ -327,12 +330,12 @@ def _narrowed(report: Report) -> tuple[Block, ...]:
     heading, proposal = "A narrower space to search next", report.proposal
     if isinstance(proposal, str):
         return (Text(f"{heading}: none, for {proposal}."),)
-    other = "error" if report.good == "front" else "front"
+    other: Good = "error" if report.good == "front" else "front"
     smaller = f"; {proposal.smaller}" if proposal.smaller else ""
     told = (
         f"{heading}, as {proposal.path.name} in the study's folder{smaller}. It keeps what was good: {GOOD[report.good]} "
         "A range is cut to theirs, of a list stay the values that were best in at least 2.5 % of the draws; what too few "
-        f"networks had to choose stays as it is. nas.report good={other} narrows by {_OTHERWISE[other]} instead."
+        f"networks had to choose stays as it is. nas.report good={other} narrows by {_OTHERWISE[other]}"
     )
     return (Text(told), Code(proposal.text.rstrip("\n")), Code(proposal.command))
 

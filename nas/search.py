@@ -36,7 +36,8 @@ that trade the objectives best are kept. The same command again continues the st
   seed, device             origin of all randomness; auto, cpu or cuda:N
   objectives               such as [top1,latency_ms,flops_per_s,energy_j]
   constraints              bounds, such as {{latency_ms: 2.0, top1: 0.9}}: at most where less is better, at least where more is
-  space.*, data.*          the design space and the images: see the files in {conf}
+  space.*, data.*          the design space and the images: see the files in {conf};
+                           space=path/to/space.yaml takes one of your own, and so does every group
   train.*                  the recipe: train.epochs, train.batch_size, train.peak_lr, ...
   measure.*                measure.batch_size, measure.precision, measure.require, ...
   scheduler                scheduler=mo_asha stops trainings early that stand low at a rung; scheduler.eta, scheduler.rungs
