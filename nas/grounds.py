@@ -102,7 +102,7 @@ def simulated_grounds(config: SearchConfig, settings: MeasureSettings, table: Ta
         f"simulated: {len(table.rows)} networks that were really evaluated on {made['device'].get('name')} ({made.get('date')}); "
         "nothing is built, trained or measured now"
     )
-    how = {"reason": "as the table was made"}
+    how = {"numeric": made["numeric_format"], "reason": "as the table was made"}
     return Grounds(
         made["data"], NumericFormat(**made["numeric_format"]), how, conditions, {"agreed": agreed}, agreed, (note,), ()
     )
@@ -124,7 +124,7 @@ def _numeric_format(
             stored.precision if settings.precision == "auto" else settings.precision,
             stored.memory_format if settings.memory_format == "auto" else settings.memory_format,
         )
-        return numeric, {"reason": "as the study began"}
+        return numeric, {"numeric": asdict(numeric), "reason": "as the study began"}
 
     def candidate(architecture: Architecture) -> Callable[[], torch.nn.Module]:
         return lambda: space.build(architecture, bundle.input_shape[0], bundle.num_classes)
