@@ -73,6 +73,7 @@ def real_grounds(
     """
     conditions = resolve_conditions(settings, device)
     bundle = load_bundle(request, device)
+    _check_counted(space, bundle)
     try:
         probed = sample_buildable(space, bundle.input_shape, bundle.num_classes, _PROBED_ARCHITECTURES)
     except SpaceError as error:
@@ -86,6 +87,18 @@ def real_grounds(
 
     staff = places(config, device, conditions, lambda: largest_training_mb([candidate(a) for a in probed], bundle, config))
     return Grounds(bundle.facts(), numeric, how, conditions, found.to_dict(), found.identity(), notes, staff)
+
+
+def _check_counted(space: SearchSpace, bundle: DataBundle) -> None:
+    """Refuse a space that counts its networks' work on other images than these (see `search_spaces.rivals`)."""
+    for key, there in (("input_shape", bundle.input_shape), ("num_classes", bundle.num_classes)):
+        counted = getattr(space, key, None)
+        if counted is None:
+            continue
+        wanted, given = (list(value) if isinstance(value, Sequence) else value for value in (there, counted))
+        if wanted != given:
+            shown = str(wanted).replace(" ", "")
+            raise InputError(f"space.{key}={given} cannot be used: that of {bundle.name} is {wanted}; set space.{key}={shown}.")
 
 
 def simulated_grounds(config: SearchConfig, settings: MeasureSettings, table: Table) -> Grounds:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -18,6 +18,8 @@ import torch
 from optuna.samplers import BaseSampler
 
 from nas import checkpoints
+from nas.analyse.question import Answer
+from nas.asking import answer_question, doubts, make_question
 from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
@@ -62,6 +64,7 @@ class Prepared:
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
+        answer: Answers the configuration's question from the trials that ended; ``None`` where nothing is asked.
     """
 
     plan: StudyPlan
@@ -77,6 +80,7 @@ class Prepared:
     keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
+    answer: Callable[[Sequence[Outcome]], Answer | None]
 
 
 def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
@@ -110,6 +114,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         table = None
         grounds = real_grounds(config, settings, space, data, device, before)
     notes = list(grounds.notes)
+    if make_question(config, space) is not None:
+        notes += [f"question: {doubt}" for doubt in doubts(config)]
     if not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
@@ -184,6 +190,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
+        answer=partial(answer_question, config, space, objectives=objectives, device=grounds.device_identity),
     )
 
 

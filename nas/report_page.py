@@ -18,6 +18,7 @@ from nas.analyse.study.good_values import Good, GoodValues, good_in
 from nas.analyse.study.parallel import Lines, parallel_lines
 from nas.analyse.study.population import FRONT, TIED
 from nas.analyse.study.spending import spending_figure
+from nas.answer_page import answer_blocks
 from nas.drawing import diagram_svg
 from nas.measure.layers import LayerTimes
 from nas.metrics import METRICS, Metric, show
@@ -59,6 +60,7 @@ def report_page(report: Report) -> Page:
     run = report.run
     parts = (
         Section("glance", "At a glance", _glance(report)),
+        Section("answer", "Answer", () if report.answer is None else answer_blocks(report.answer)),
         Section("fronts", "Fronts", _fronts(report)),
         Section("filter", "Filter", _filter(report)),
         Section("choices", "Choices", _choices(report)),

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from nas.analyse.question import Answer
 from nas.analyse.ranking import AuditResult
 from nas.analyse.spread import validation_images
 from nas.analyse.study.choices import Importance, importance
 from nas.analyse.study.good_values import Good
 from nas.analyse.study.population import Population
+from nas.asking import answer_question
 from nas.choosing import Chosen, choose
 from nas.config.report import ReportConfig
 from nas.errors import InputError
@@ -68,6 +70,7 @@ class Report:
         audit: How far the brief order holds, if that was audited.
         good: What made a network good where the space was narrowed.
         proposal: The space to be searched next, or why there is none.
+        answer: To the search's question, if it had one.
     """
 
     run: Run
@@ -80,6 +83,7 @@ class Report:
     audit: AuditResult | None
     good: Good
     proposal: Proposal | str
+    answer: Answer | None
 
 
 def gather(run: Run, config: ReportConfig) -> Report:
@@ -108,6 +112,7 @@ def gather(run: Run, config: ReportConfig) -> Report:
         audit=_audit(run),
         good=config.good,
         proposal=propose(run, population, config.good),
+        answer=answer_question(run.config(), run.space, run.outcomes, run.objectives, run.record["conditions"]["device"]),
     )
 
 

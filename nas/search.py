@@ -50,6 +50,7 @@ that trade the objectives best are kept. The same command again continues the st
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
   start                    your own first trials: [preset:osa_densenet40, path/to/architecture.yaml]
   reuse                    earlier studies whose results are taken where a candidate is known there: [osa_digits]
+  question                 what the end shall answer: question.factor=bottleneck question.equal=flops
   table                    evaluated networks that answer in place of training: see conf=simulated/digits
   allow_modules            your own modules that a _target_ may name
 
@@ -176,8 +177,10 @@ def _refuse_shared_folder(prepared: Prepared) -> None:
 def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console: Console, interrupted: bool) -> None:
     from nas.analyse.spread import validation_images
     from nas.analyse.study.population import Population
+    from nas.analyse.telling import answer_data
+    from nas.files import write_json
     from nas.outcomes import dominations
-    from nas.summary import print_summary
+    from nas.summary import print_answer, print_summary
     from nas.tables import write_front
 
     plan, run_dir = prepared.plan, prepared.run_dir
@@ -187,6 +190,10 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
     dominated = dominations(population.front, references, plan.objectives)
     write_front(run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references))
     print_summary(console, population, dominated, plan.conditions["train"]["epochs"], interrupted)
+    answer = prepared.answer(population.outcomes)
+    if answer is not None:
+        write_json(run_dir / "answer.json", answer_data(answer))
+        print_answer(console, answer)
     console.print(
         f"\nfront: {run_dir / 'front.csv'}   architectures: {run_dir / 'trials'}/<trial>/architecture.yaml",
         markup=False,

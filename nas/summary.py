@@ -1,4 +1,4 @@
-"""What a search says at its end: what it evaluated and saved, the front and how sure it is, and how it compares."""
+"""What a search says at its end: what it evaluated and saved, the front and how sure it is, how it compares, what it answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from rich.console import Console
 
 from nas.analyse.confidence import front_probabilities
+from nas.analyse.question import Answer
 from nas.analyse.study.population import Population
+from nas.analyse.telling import ABOUT, answer_lines
 from nas.analyse.tradeoffs import minimised
 from nas.outcomes import Domination, Outcome
 from nas.tables import front_table, show_gains
@@ -94,6 +96,16 @@ def print_summary(
         _say_front(console, population, dominated)
     elif outcomes and not population.feasible:
         say("no network keeps every constraint: loosen constraints, or widen the space")
+
+
+def print_answer(console: Console, answer: Answer) -> None:
+    """Print what the trials answer to the search's question."""
+    console.print()
+    console.print("question:", answer.question.asks or answer.question.factor, style="bold", markup=False, soft_wrap=True)
+    for line in answer_lines(answer):
+        console.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
+    if any(comparison.differences for comparison in answer.comparisons):
+        console.print(ABOUT, style="dim", markup=False, soft_wrap=True)
 
 
 def _say_front(console: Console, population: Population, dominated: Sequence[Domination]) -> None:

@@ -28,7 +28,7 @@ def test_every_shipped_study_fits_the_schema(name: str) -> None:
 
 
 def test_shipped_studies_are_found() -> None:
-    assert {"osa_digits", "osa_cifar", "osa_images", "simulated/digits"} <= set(studies())
+    assert {"osa_digits", "osa_cifar", "osa_images", "simulated/digits", "studies/osa_or_dense"} <= set(studies())
 
 
 @pytest.mark.parametrize("form", ["constraints={latency_ms: 2.0}", "constraints.latency_ms=2.0", "+constraints.latency_ms=2"])
@@ -76,6 +76,15 @@ def test_a_file_stands_for_all_that_the_study_says_of_a_group(workdir: Path) -> 
         assert all(name in str(refused.value) for name in names) and "\n" not in str(refused.value)
     with pytest.raises(InputError, match="space is given twice"):
         parsed("conf=own", "space=mine.yaml", "space=list.yaml")
+
+
+@pytest.mark.parametrize(
+    "form", ["question={factor: bottleneck, equal: flops}", "question.factor=bottleneck question.equal=flops"]
+)
+def test_a_question_in_every_form(form: str) -> None:
+    asked = parsed("conf=osa_digits", *(form.split() if "{" not in form else [form])).question
+    assert asked is not None and (asked.factor, asked.equal, asked.within, asked.values) == ("bottleneck", "flops", 0.1, None)
+    assert parsed("conf=osa_digits").question is None
 
 
 def test_data_keys_are_parted() -> None:
@@ -131,6 +140,15 @@ def test_data_keys_are_parted() -> None:
         ("study.storage=postgresql://me:a,sesame@h/db", ["study.storage", "several"]),
         ("run_dir=${nothing}", ["run_dir", "nothing"]),
         ("nonsense", ["nonsense"]),
+        ("question=why", ["question='why'", "a mapping with the keys factor"]),
+        ("question={equal: flops}", ["question.factor is not set", "question=null"]),
+        ("question={factor: bottleneck, equals: flops}", ["question.equals", "'equal'"]),
+        ("question={factor: bottleneck, equal: flop}", ["question.equal", "'flop'", "'flops'"]),
+        ("question={factor: bottleneck, within: 0}", ["question.within=0", "greater than 0"]),
+        ("question={factor: bottleneck, within: -0.1}", ["question.within=-0.1", "greater than 0"]),
+        ("question={factor: bottleneck, within: wide}", ["question.within='wide'", "a number"]),
+        ("question={factor: 3}", ["question.factor=3", "text"]),
+        ("question={factor: bottleneck, values: on}", ["question.values", "a list"]),
     ],
 )
 def test_bad_input_is_one_sentence(argument: str, names: list[str]) -> None:

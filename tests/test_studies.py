@@ -7,11 +7,13 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.compose import compose
+from nas.asking import doubts, make_question
+from nas.compose import compose, studies
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 from nas.targets import build_target
 from search_spaces import osa
 from search_spaces.base import RandomTrial
+from search_spaces.rivals import Rivals, count_mult_adds
 
 
 def space_of(study: str) -> osa.OSASpace:
@@ -55,3 +57,33 @@ def test_spaces_are_large(study: str) -> None:
     config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, [f"conf={study}"]).plain)
     space = build_target("space", config.space)
     assert len({space.suggest(RandomTrial(seed)).id for seed in range(100)}) > 90
+
+
+QUESTIONS = [name for name in studies() if name.startswith("studies/")]
+
+
+def test_the_papers_questions_are_studies() -> None:
+    assert QUESTIONS == ["studies/bottleneck", "studies/layers", "studies/osa_or_dense"]
+
+
+@pytest.mark.parametrize("study", QUESTIONS)
+def test_a_question_compares_equal_work_and_draws_a_fair_sample(study: str) -> None:
+    config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, [f"conf={study}"]).plain)
+    space = build_target("space", config.space)
+    assert isinstance(space, Rivals)
+    question = make_question(config, space)
+    assert question is not None and question.values == tuple(space.arms) and question.asks and doubts(config) == ()
+    off: dict[str, list[float]] = {arm: [] for arm in space.arms}
+    for seed in range(16):
+        trial = RandomTrial(seed)
+        found = count_mult_adds(space, space.suggest(trial), [1, 8, 8], 10)
+        off[trial.params["arm"]].append(found / trial.params["mult_adds"] - 1)
+    assert all(len(arm) >= 5 and max(map(abs, arm)) < 0.05 and abs(sum(arm) / len(arm)) < 0.02 for arm in off.values())
+
+
+def test_a_question_can_be_put_to_larger_images() -> None:
+    larger = ["data=cifar10", "space.input_shape=[3,32,32]", "space.mult_adds=[3e7]"]
+    config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, ["conf=studies/osa_or_dense", *larger]).plain)
+    space = build_target("space", config.space)
+    for seed in range(3):
+        assert count_mult_adds(space, space.suggest(RandomTrial(seed)), [3, 32, 32], 10) == pytest.approx(3e7, rel=0.03)

@@ -81,6 +81,25 @@ class EngineSettings:
     timeout: TimeoutSettings = field(default_factory=TimeoutSettings)
 
 
+@dataclass(frozen=True)
+class QuestionSettings:
+    """The ``question.*`` keys: what the end of a search shall answer.
+
+    Attributes:
+        factor: The parameter of the space whose values are compared.
+        asks: The question as a person would put it.
+        values: Two to four of the factor's values; ``None`` for all of them.
+        equal: The metric that must be equal for two networks to be compared; ``None`` for none.
+        within: Up to which relative difference it is.
+    """
+
+    factor: str
+    asks: str | None = None
+    values: tuple[bool | int | float | str, ...] | None = None
+    equal: str | None = None
+    within: Annotated[float, Gt(0), Lt(1)] = 0.1
+
+
 PROXIES = {"last": "top1", "mean": "top1_mean", "loss_area": "train_loss_area"}
 """What a brief training may be scored by: the metric that stands for ``top1`` among the objectives."""
 
@@ -114,6 +133,7 @@ class SearchConfig:
         start: Architectures that are the first trials: ``preset:<name>``, or the path of a YAML file.
         reuse: Studies, by name or folder, whose results are taken where a candidate builds what they built.
         table: A table of evaluated networks that answers in place of building, training and measuring.
+        question: What the end of the search shall answer.
         allow_modules: Modules of the user's own that ``_target_`` may reach.
     """
 
@@ -140,6 +160,7 @@ class SearchConfig:
     start: tuple[str, ...] = ()
     reuse: tuple[str, ...] = ()
     table: str | None = None
+    question: QuestionSettings | None = None
     allow_modules: tuple[str, ...] = ()
 
 
@@ -169,6 +190,7 @@ SEARCH_ROOT: Plain = {
     "start": [],
     "reuse": [],
     "table": None,
+    "question": None,
     "allow_modules": [],
 }
 """What holds before any file of ``conf/`` is read."""
@@ -210,6 +232,7 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     timeout = values["engine"].get("timeout", {})
     if isinstance(timeout, Mapping):
         reject_unknown("engine.timeout.", timeout, {f.name for f in dataclasses.fields(TimeoutSettings)})
+    _check_question(values.get("question"))
     shared = {f.name for f in dataclasses.fields(DataSettings)}
     data = values["data"]
     values["source"] = {key: value for key, value in data.items() if key not in shared}
@@ -232,11 +255,23 @@ def _by_proxy(config: SearchConfig) -> SearchConfig:
     return dataclasses.replace(config, objectives=objectives)
 
 
+def _check_question(question: Any) -> None:
+    if question is None:
+        return
+    known = [f.name for f in dataclasses.fields(QuestionSettings)]
+    if not isinstance(question, Mapping):
+        raise InputError(f"question={question!r} cannot be used: it must be a mapping with the keys {', '.join(known)}.")
+    reject_unknown("question.", question, set(known))
+    if question.get("factor") is None:
+        raise InputError("question.factor is not set: name the parameter of the space that is asked about, or set question=null.")
+
+
 def _check_metrics(config: SearchConfig) -> None:
     for key, names in (
         ("objectives", config.objectives),
         ("constraints", config.constraints),
         ("measure.require", config.measure.require),
+        ("question.equal", [config.question.equal] if config.question and config.question.equal else []),
     ):
         for name in names:
             if name not in METRICS:
