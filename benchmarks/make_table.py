@@ -49,6 +49,7 @@ from search_spaces.base import Architecture, SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICE = torch.device("cpu")
+BRIEF_LATENCY_SECONDS = 0.1
 SEED = 0
 ORDER_SEED = 0
 IMAGES_PER_CLASS = 300
@@ -137,7 +138,7 @@ def read_conditions(name: str, images: Path | None, workers: int) -> Conditions:
     data = group("data") | ({"root": str(images)} if images else {})
     shared = {f.name: data.pop(f.name) for f in dataclasses.fields(DataSettings)}
     request = DataRequest(build_target("data", data), DataSettings(**shared), SEED)
-    train = TrainSettings(**group("train"))
+    train = TrainSettings(**{key: value for key, value in group("train").items() if key != "packing"})
     measure = group("measure")
     conditions = MeasureSettings(**{**measure, "variants": tuple(measure["variants"]), "require": tuple(measure["require"])})
     padding, fraction = request.settings.crop_padding, request.settings.validation_fraction
@@ -201,6 +202,20 @@ def measured(conditions: Conditions, architecture: Architecture) -> dict[str, An
     measuring.measure(model)
     found = measuring.result().figures()
     return {**{name: found[name] for name in (*COUNTED, *TIMED, "measure_seconds")}, "count_seconds": count_seconds}
+
+
+def timed_briefly(conditions: Conditions, architecture: Architecture) -> dict[str, Any]:
+    """Return the latency as it is taken first where a training may be stopped early, and what that took."""
+    model = build(conditions, architecture, SEED)
+    brief = dataclasses.replace(conditions.measure, latency_max_seconds=BRIEF_LATENCY_SECONDS)
+    measuring = Measuring(conditions.bundle.input_shape, brief)
+    measuring.count(model)
+    began_s = time.perf_counter()
+    measuring.measure(model)
+    taken_s = time.perf_counter() - began_s
+    found = measuring.result().figures()
+    figures = {f"brief_{name}": found[name] for name in ("latency_ms", "latency_iqr_ms")}
+    return {**figures, "brief_measure_seconds": taken_s}
 
 
 def trained(conditions: Conditions, architecture: Architecture) -> dict[str, Any]:
@@ -283,6 +298,7 @@ def evaluate(conditions: Conditions, architecture: Architecture, params: Mapping
         "params_json": json.dumps(params),
         "architecture_json": json.dumps(architecture.to_dict()),
         **measured(conditions, architecture),
+        **timed_briefly(conditions, architecture),
         **trained(conditions, architecture),
         **naively(conditions, architecture),
         **further(conditions, architecture, range(SEED + 1, SEED + seeds)),
@@ -384,9 +400,24 @@ def main() -> None:
             print(f"{number} of {len(left)}: {architecture.id}, {told}", flush=True)
     if not rows:
         raise InputError("no network was evaluated: allow more by --limit or --limit-seconds.")
+    # Rows of an older version lack what is timed briefly.
+    for row in rows:
+        if "brief_latency_ms" not in row:
+            row |= timed_briefly(conditions, conditions.space.from_dict(json.loads(row["architecture_json"])))
+            print(f"{row['architecture_id']}: {row['brief_latency_ms']:.2f} ms for {row['latency_ms']:.2f} ms", flush=True)
     out = options.out or ROOT / "benchmarks" / "tables" / f"{options.name}.parquet"
     command = shlex.join(["python", *sys.argv])
-    write_table(out, rows, {**made, "space_size": len(space), "command": command, "date": time.strftime("%Y-%m-%d")})
+    write_table(
+        out,
+        rows,
+        {
+            **made,
+            "brief_latency_seconds": BRIEF_LATENCY_SECONDS,
+            "space_size": len(space),
+            "command": command,
+            "date": time.strftime("%Y-%m-%d"),
+        },
+    )
     table = Table("column", "least", "median", "greatest", box=None)
     for name in (*COUNTED, *TIMED, *(name for name in COLUMNS if name.endswith("_seconds")), "top1"):
         values = [row[name][-1] if name == "top1" else row[name] for row in rows]

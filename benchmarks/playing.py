@@ -37,11 +37,11 @@ from nas.metrics import METRICS
 from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.sampling import TrialSeededSampler
-from nas.scheduler import make_scheduler
+from nas.scheduler import Score, make_scheduler
 from nas.simulate import Row, SimulatedEngine, Table
 from nas.storage import memory_storage
 from nas.study import Asked, Study, StudyPlan
-from nas.targets import build_target, locate_target
+from nas.targets import build_target, locate_target, maker
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.settings import DataSettings, NumericFormat
@@ -68,6 +68,8 @@ class Method:
         sampler: Of ``conf/sampler``; ``default`` is Optuna's own choice.
         eta: Of ``mo_asha``; ``None`` for no scheduler.
         reuse: Whether what is known is not evaluated again.
+        score: What a training is judged by at a rung; see ``nas.scheduler``.
+        briefly: Whether what may be stopped is timed briefly first.
         bounded: Whether networks have to keep a bound of ``params``.
         gate: Whether what misses it is not trained.
     """
@@ -77,6 +79,8 @@ class Method:
     sampler: str
     eta: float | None = None
     reuse: bool = True
+    score: Score = "loss"
+    briefly: bool = True
     bounded: bool = False
     gate: bool = True
 
@@ -90,6 +94,8 @@ def _methods() -> dict[str, Method]:
         "tpe": Method("TPE, plain loop, our costs", "plain", "tpe"),
         "ours": Method(f"ours: TPE, mo_asha (eta {eta:g}), no repeats", "ours", "tpe", eta),
         "no_scheduler": Method("ours without the scheduler", "ours", "tpe"),
+        "by_top1": Method("ours, rungs judged by top1", "ours", "tpe", eta, score="objective"),
+        "timed_in_full": Method("ours, every latency timed in full", "ours", "tpe", eta, briefly=False),
         "repeats": Method("ours, repeats evaluated again", "ours", "tpe", eta, reuse=False),
         "random_asha": Method("ours, random instead of TPE", "ours", "random", eta),
         "nsga2_asha": Method("ours, NSGA-II instead of TPE", "ours", "nsga2", eta),
@@ -110,7 +116,11 @@ def _methods() -> dict[str, Method]:
 METHODS = _methods()
 GROUPS = {
     "main": ("naive", "random", "nsga2", "tpe", "ours"),
-    "parts": tuple(name for name in METHODS if name in ("no_scheduler", "repeats", "random_asha") or name.startswith("eta")),
+    "parts": tuple(
+        name
+        for name in METHODS
+        if name in ("no_scheduler", "by_top1", "timed_in_full", "repeats", "random_asha") or name.startswith("eta")
+    ),
     "nsga2s": ("nsga2_asha", "nsga2_no_scheduler"),
     "bound": tuple(name for name in METHODS if METHODS[name].bounded),
 }
@@ -378,6 +388,7 @@ class _Playing:
             architecture=architecture,
             gate={"params": self._ground.bound} if self._method.bounded and self._method.gate else {},
             begun=None if asked.begun is None else self._kept[int(asked.begun.name)],
+            first_latency_seconds=self._ground.table.made["brief_latency_seconds"] if self._method.briefly else None,
         )
 
     def asked(self, asked: Asked) -> None: ...
@@ -398,9 +409,7 @@ def _play_ours(
     method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
 ) -> tuple[dict[str, int], End | None]:
     node = _node(method.sampler)
-    sampler = _Sampler(
-        locate_target("sampler._target_", node["_target_"]), lambda **extra: build_target("sampler", node, **extra), seed
-    )
+    sampler = _Sampler(locate_target("sampler._target_", node["_target_"]), maker("sampler", node), seed)
     plan = StudyPlan(
         name="played",
         trials=sys.maxsize,  # time ends it
@@ -410,7 +419,7 @@ def _play_ours(
         conditions={},
     )
     epochs = ground.table.recipe.epochs
-    scheduler = make_scheduler("none" if method.eta is None else "mo_asha", method.eta or math.inf, None, epochs)
+    scheduler = make_scheduler("none" if method.eta is None else "mo_asha", method.eta or math.inf, None, epochs, method.score)
     space: Any = ground.space if method.reuse else _AnewSpace(ground.space)
     playing = _Playing(ground, method, engine, clock, sampler)
     with tempfile.TemporaryDirectory() as folder:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from nas.analyse.question import Answer, Comparison, Difference
 from nas.analyse.telling import (
     ABOUT,
+    asked,
     at_equal,
     better,
     leading,
@@ -19,8 +20,8 @@ from nas.page import Block, Card, Cards, Items, Text, Tone
 
 def answer_blocks(answer: Answer) -> tuple[Block, ...]:
     """Return the blocks."""
-    asks = answer.question.asks
-    blocks: list[Block] = [Text(asks[0].upper() + asks[1:])] if asks else []
+    asks = asked(answer.question)
+    blocks: list[Block] = [Text(asks[0].upper() + asks[1:])]
     for comparison in answer.comparisons:
         told = told_networks(comparison, answer.question)
         if not comparison.differences:

@@ -11,7 +11,7 @@ from rich.console import Console
 from nas.analyse.confidence import front_probabilities
 from nas.analyse.question import Answer
 from nas.analyse.study.population import Population
-from nas.analyse.telling import ABOUT, answer_lines
+from nas.analyse.telling import ABOUT, answer_lines, asked
 from nas.analyse.tradeoffs import minimised
 from nas.outcomes import Domination, Outcome
 from nas.tables import front_table, show_gains
@@ -101,7 +101,7 @@ def print_summary(
 def print_answer(console: Console, answer: Answer) -> None:
     """Print what the trials answer to the search's question."""
     console.print()
-    console.print("question:", answer.question.asks or answer.question.factor, style="bold", markup=False, soft_wrap=True)
+    console.print("question:", asked(answer.question), style="bold", markup=False, soft_wrap=True)
     for line in answer_lines(answer):
         console.print(f"  {line}", markup=False, soft_wrap=True, highlight=False)
     if any(comparison.differences for comparison in answer.comparisons):

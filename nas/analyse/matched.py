@@ -59,6 +59,17 @@ def near(first: Array, second: Array, within: float) -> NDArray[np.bool_]:
     return marks
 
 
+def imbalance(levels: tuple[Array, Array], within: float) -> float | None:
+    """Return the mean ratio, less 1, of the levels of the members that `difference` compares; ``None`` if there are none."""
+    pairs = near(*levels, within)
+    first, second = pairs.any(axis=1), pairs.any(axis=0)
+    if not first.any():
+        return None
+    logs = np.log(levels[0][first]), np.log(levels[1][second])
+    one = np.ones((1, len(logs[0]))), np.ones((1, len(logs[1])))
+    return math.expm1(float(_compare(*logs, pairs[np.ix_(first, second)], *one)[0]))
+
+
 def difference(
     values: tuple[Array, Array], levels: tuple[Array, Array], within: float, draws: int = DRAWS, seed: int = 0
 ) -> Estimate | None:

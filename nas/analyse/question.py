@@ -17,7 +17,7 @@ import numpy as np
 
 from nas.analyse.front import Array
 from nas.analyse.hypervolume import hypervolume
-from nas.analyse.matched import LEAST, Estimate, difference, near
+from nas.analyse.matched import LEAST, Estimate, difference, imbalance, near
 from nas.analyse.tradeoffs import minimised
 from nas.metrics import Metric
 from nas.outcomes import Outcome
@@ -106,7 +106,7 @@ class Comparison:
         second: How the second one is called.
         networks: Complete networks of each.
         compared: Those of them with one of the other value near them.
-        imbalance: Geometric mean of what must be equal, the first value's over the second's, among those that were compared.
+        imbalance: By how much what must be equal is larger in the first value's, relative, among those that were compared.
         differences: By metric, in the order of the answer; empty with the reason in ``untold``.
         fronts: ``None`` if there is one objective alone, or there are too few networks.
     """
@@ -223,10 +223,6 @@ def _comparison(
     pairs = near(*levels, question.within)
     taking_part = pairs.any(axis=1), pairs.any(axis=0)
     compared = int(taking_part[0].sum()), int(taking_part[1].sum())
-    imbalance = None
-    if equal is not None and min(compared):
-        means = [float(np.log(level[part]).mean()) for level, part in zip(levels, taking_part, strict=True)]
-        imbalance = math.exp(means[0] - means[1])
     differences = []
     for metric in metrics:
         kept = [[outcome for outcome in group if _known(outcome, metric)] for group in groups]
@@ -242,7 +238,7 @@ def _comparison(
         second=names[1],
         networks=counts,
         compared=compared,
-        imbalance=imbalance,
+        imbalance=None if equal is None else imbalance(levels, question.within),
         differences=tuple(differences),
         fronts=_fronts(groups, objectives) if differences else None,
         untold="" if differences else _why_untold(question, names, levels, counts, compared, trials),

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from nas.analyse.matched import DRAWS
-from nas.analyse.question import TIE_POINTS, Answer, Comparison, Difference, Fronts, Question
+from nas.analyse.question import TIE_POINTS, Answer, Comparison, Difference, Fronts, Question, called
 from nas.metrics import METRICS
 
 ABOUT = (
@@ -57,6 +57,12 @@ def answer_data(answer: Answer) -> dict[str, Any]:
     return {**found, "told": list(answer_lines(answer))}
 
 
+def asked(question: Question) -> str:
+    """Return the question, in its own words if it has some."""
+    names = " or ".join(called(question.factor, value) for value in question.values)
+    return question.asks or f"{names}{at_equal(question)}?"
+
+
 def told_networks(comparison: Comparison, question: Question) -> str:
     """Return which networks of two values were compared with which, or why none were."""
     first, second = comparison.first, comparison.second
@@ -69,8 +75,7 @@ def told_networks(comparison: Comparison, question: Question) -> str:
         f"{part} of {whole}" if part < whole else f"{whole}"
         for part, whole in zip(comparison.compared, comparison.networks, strict=True)
     ]
-    assert comparison.imbalance is not None
-    off = comparison.imbalance - 1
+    off = comparison.imbalance or 0.0
     mean = "the same" if abs(off) < 0.0005 else f"{100 * abs(off):.1f} % {'more' if off > 0 else 'less'}"
     return (
         f"compared: {parts[0]} networks of {first} with {parts[1]} of {second}, each with those whose "

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from nas.analyse.matched import LEAST, difference, near
+from nas.analyse.matched import LEAST, difference, imbalance, near
 
 
 def drawn(seed: int, counts: tuple[int, int], sds: tuple[float, float] = (1.0, 1.0), off: float = 0.0) -> tuple[np.ndarray, ...]:
@@ -100,6 +100,13 @@ def test_who_has_nobody_near_takes_no_part() -> None:
     found = difference(values, levels, 0.1)
     assert found == kept and found is not None and found.members == (8, 8)
     assert difference(values, levels, 0.04) is None
+
+
+def test_the_imbalance_is_that_of_those_that_are_compared() -> None:
+    # Most of the first group are large and most of the second small, and those near one another differ by 5 % all the same.
+    levels = np.array([1.05] * 2 + [105.0] * 8 + [7.0]), np.array([1.0] * 8 + [100.0] * 2)
+    assert imbalance(levels, 0.1) == pytest.approx(0.05)
+    assert imbalance((levels[0][-1:], levels[1]), 0.1) is None
 
 
 def test_too_few_tell_nothing() -> None:

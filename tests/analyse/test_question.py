@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nas.analyse.question import Answer, Difference, Question, answer
-from nas.analyse.telling import answer_data, answer_lines
+from nas.analyse.telling import answer_data, answer_lines, asked
 from nas.metrics import METRICS
 from nas.outcomes import Outcome
 
@@ -55,7 +55,7 @@ def test_a_clear_difference_is_told_with_its_figures() -> None:
     told = answered(trials(points=0.05, times=0.6))
     (comparison,) = told.comparisons
     assert comparison.networks == comparison.compared == (20, 20)
-    assert comparison.imbalance == pytest.approx(1.0, abs=0.01)
+    assert comparison.imbalance == pytest.approx(0.0, abs=0.01)
     differences = found(told)
     assert differences["top1"].verdict == differences["latency_ms"].verdict == "first"
     assert differences["latency_ms"].low < 0.6 < differences["latency_ms"].high < 0.7
@@ -99,6 +99,13 @@ def test_the_number_of_trials_that_an_open_question_asks_for_settles_it() -> Non
             again = trials(seed=seed, count=24 + first.more_trials, points=0.02, scatter=0.03)
             settled += found(answered(again, **alone))["top1"].verdict != "open"
     assert asked >= 5 and settled >= asked / 2  # the estimate moves: it can only be right about half the time
+
+
+def test_a_question_without_words_names_its_values() -> None:
+    assert asked(QUESTION) == "which?"
+    assert asked(replace(QUESTION, asks="")) == "osa or dense at equal FLOPs?"
+    switched = Question("", "bottleneck", (False, True), None, 0.1)
+    assert asked(switched) == "bottleneck=false or bottleneck=true?"
 
 
 def test_without_something_equal_all_are_compared() -> None:
