@@ -11,7 +11,7 @@ import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -34,6 +34,7 @@ Failure = Literal["out_of_memory", "timeout", "crash", "diverged", "error"]
 OnStage = Callable[[str], None]
 
 _LOG_CHARACTERS = 4000
+_CLOSE = 0.1
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class EvaluationRequest:
         required: Metrics that must be measured: a candidate for which one cannot be is not trained.
         gate: Bounds by metric: a candidate that misses one that is known before it is trained is not trained.
         until_epoch: Epochs after which the training stops, counted from its beginning; ``None`` trains to the end.
+        first_latency_seconds: How long the latency is timed at most while the training is to stop early; it is timed in full
+            once the rest of the training is asked for, or if that decides whether a bound is kept.
         scored: Further epochs after which the network is scored.
         begun: What an earlier evaluation of this candidate came to, with its state: the training goes on from there, and
             nothing is measured again.
@@ -64,6 +67,7 @@ class EvaluationRequest:
     required: tuple[str, ...] = ()
     gate: Mapping[str, float] = field(default_factory=dict)
     until_epoch: int | None = None
+    first_latency_seconds: float | None = None
     scored: tuple[int, ...] = ()
     begun: Evaluation | None = None
     keep_state: bool = False
@@ -284,17 +288,45 @@ class _Way:
         self._enter("build")
         torch.manual_seed(request.seed)
         model = request.space.build(request.architecture, bundle.input_shape[0], bundle.num_classes)
-        if request.begun is None:
-            self._measure(model, bundle.input_shape)
-            gc.collect()  # the copies that were counted and timed, where reference cycles hold them
-        else:
+        if request.begun is not None:
             self.found = {f.name: getattr(request.begun.metrics, f.name) for f in fields(Metrics)}
             self.reasons, self.measurement = dict(request.begun.reasons), request.begun.measurement
+        if request.begun is None or (request.until_epoch is None and self._was_timed_briefly()):
+            self._measure(model, bundle.input_shape)
+            gc.collect()  # the copies that were counted and timed, where reference cycles hold them
         if not self.gated_by:
             self._train(model, bundle)
 
+    def _was_timed_briefly(self) -> bool:
+        before = self.measurement
+        return before is not None and before.conditions.latency_max_seconds < self.request.measure.latency_max_seconds
+
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
-        measuring = Measuring(input_shape, self.request.measure, self._enter)
+        request, first_s = self.request, self.request.first_latency_seconds
+        if request.until_epoch is None or first_s is None or first_s >= request.measure.latency_max_seconds:
+            self._measure_by(request.measure, model, input_shape)
+        else:
+            self._measure_by(replace(request.measure, latency_max_seconds=first_s), model, input_shape)
+            if self._is_close_to_a_bound():
+                self._measure_by(request.measure, model, input_shape)
+        if self.gated_by:
+            return
+        for metric in request.required:
+            if METRICS[metric].stage != "train" and self.found.get(metric) is None:
+                reason = self.reasons.get(metric) or "; ".join(self.reasons.values()) or "no reason was given"
+                raise SensorError(f"{metric} is needed and could not be measured: {reason}")
+
+    def _is_close_to_a_bound(self) -> bool:
+        """Whether a figure that was taken briefly is too close to a bound to say on which side of it the network is."""
+        known = {metric: self.found.get(metric) for metric in self.request.gate if METRICS[metric].stage == "latency"}
+        return any(
+            value is not None and abs(value - self.request.gate[metric]) <= _CLOSE * abs(self.request.gate[metric])
+            for metric, value in known.items()
+        )
+
+    def _measure_by(self, conditions: MeasureConditions, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
+        before = self.measurement
+        measuring = Measuring(input_shape, conditions, self._enter, known=before)
 
         def gated() -> str | None:
             if not self.request.gate:
@@ -308,15 +340,12 @@ class _Way:
             measuring.measure(model, gated)
         finally:
             self.measurement = measuring.result()
+            spent_s = 0.0 if before is None else self.found["measure_seconds"]
             self.found |= self.measurement.figures()
+            self.found["measure_seconds"] += spent_s
             self.reasons |= self.measurement.reasons()
         self.stage = "measure"
-        if gated() is not None:
-            return
-        for metric in self.request.required:
-            if METRICS[metric].stage != "train" and self.found.get(metric) is None:
-                reason = self.reasons.get(metric) or "; ".join(self.reasons.values()) or "no reason was given"
-                raise SensorError(f"{metric} is needed and could not be measured: {reason}")
+        gated()
 
     def _train(self, model: nn.Module, bundle: DataBundle) -> None:
         request = self.request
@@ -367,7 +396,7 @@ class _Way:
                 self.found[name], self.reasons[name] = None, f"it came out as {value}"
         return Evaluation(
             Metrics(**self.found),
-            dict(self.reasons),
+            {name: reason for name, reason in self.reasons.items() if self.found.get(name) is None},
             measurement=self.measurement,
             gated_by=self.gated_by,
             weights=self.weights,

@@ -41,12 +41,14 @@ from nas.simulate import SimulatedEngine, Table
 from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
-from nas.targets import build_target, locate_target
+from nas.targets import build_target, locate_target, maker
 from nas.train.data import DataRequest
 from search_spaces.base import Architecture, SearchSpace, SpaceError
 
 _WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded_budget_mb", "on_bad_image")
 """Keys of ``data`` that say where the images come from and how they are held; what they are is in their fingerprint."""
+
+_FIRST_LATENCY_SECONDS = {"cpu": 0.1, "cuda": 0.5}
 
 _DEAF_TO_THE_GATE = ("NSGAIISampler", "NSGAIIISampler")
 """Samplers whose parents are complete trials only."""
@@ -93,7 +95,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
     device = resolve_device("cpu" if config.table else config.device)
-    scheduler = make_scheduler(config.scheduler.kind, config.scheduler.eta, config.scheduler.rungs, config.train.epochs)
+    asked = config.scheduler
+    scheduler = make_scheduler(asked.kind, asked.eta, asked.rungs, config.train.epochs, asked.score)
     objectives, dropped = _available_objectives(config, device)
     settings = _with_threads(config, _with_variants(config, objectives), device)
     references = {name: as_candidate(name) for name in config.references}
@@ -149,6 +152,8 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
+    first_latency_seconds = asked.first_latency_seconds or _FIRST_LATENCY_SECONDS[device.type]
+
     def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
         return EvaluationRequest(
             space=space,
@@ -163,11 +168,12 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             scored=_scored(config, scheduler),
         )
 
-    def candidate_for(asked: Asked) -> EvaluationRequest:
+    def candidate_for(candidate: Asked) -> EvaluationRequest:
         return replace(
-            request_for(space, asked.architecture),
+            request_for(space, candidate.architecture),
             gate=config.constraints if config.gate else {},
-            begun=None if asked.begun is None else checkpoints.read(run_dir, asked.begun),
+            first_latency_seconds=first_latency_seconds,
+            begun=None if candidate.begun is None else checkpoints.read(run_dir, candidate.begun),
             keep_weights=config.checkpoints != "none",
         )
 
@@ -265,8 +271,10 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
         if key.rpartition(".")[2] == "seed":
             raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own, made from seed; set seed.")
 
+    build = maker("sampler", node, config.allow_modules)
+
     def make(**extra: Any) -> BaseSampler:
-        made = build_target("sampler", node, config.allow_modules, **extra)
+        made = build(**extra)
         if not isinstance(made, BaseSampler):
             raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
         return made

@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
-from nas.analyse.promotion import goes_on, places
+from nas.analyse.promotion import among_best, places
 from nas.errors import InputError
+
+Score = Literal["loss", "objective"]
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Mark:
     """What a candidate had come to at a rung.
 
     Attributes:
-        values: The objectives, minimised, with the accuracy of that epoch.
+        values: The objectives, minimised, as far as they are known then.
         missed: By how much it misses the bounds that are known then, each relative to its bound, in all; 0 keeps them.
     """
 
@@ -33,17 +36,20 @@ class Scheduler:
 
     Attributes:
         rungs: Epochs after which is decided, ascending.
+        score: What a training is judged by at a rung, in place of each objective that only a training tells: the mean loss of
+            its last epoch, or that objective after so many epochs.
     """
 
     rungs: tuple[int, ...] = field(default=(), init=False)
+    score: Score = field(default="loss", init=False)
 
     def next_rung(self, epochs: int) -> int | None:
         """Return the next rung of a candidate that was trained for ``epochs``; ``None`` if it goes on to the end."""
         return next((rung for rung in self.rungs if rung > epochs), None)
 
-    def goes_on(self, number: int, rung: Mapping[int, Mark]) -> bool:
-        """Whether candidate ``number`` goes on, given all marks of a rung, its own among them."""
-        return True
+    def those_who_go_on(self, rung: Mapping[int, Mark]) -> set[int]:
+        """Return which of the candidates whose marks stand at a rung go on."""
+        return set(rung)
 
 
 @dataclass(frozen=True)
@@ -55,21 +61,28 @@ class MoAsha(Scheduler):
     Args:
         rungs: Epochs after which is decided.
         eta: Of so many candidates one goes on.
+        score: See ``Scheduler``.
     """
 
     rungs: tuple[int, ...] = field(default=())
     eta: float = 3.0
+    score: Score = "loss"
 
-    def goes_on(self, number: int, rung: Mapping[int, Mark]) -> bool:
+    def those_who_go_on(self, rung: Mapping[int, Mark]) -> set[int]:
         """See ``Scheduler``."""
-        marks = list(rung.values())
-        mine = rung[number]
-        left = places(len(marks), self.eta)
-        if mine.missed > 0:
-            return sum(mark.missed < mine.missed for mark in marks) < left
-        kept = [(other, mark) for other, mark in rung.items() if mark.missed <= 0]
-        values = np.array([mark.values for _, mark in kept], dtype=np.float64)
-        return goes_on(values, [other for other, _ in kept].index(number), left)
+        left = places(len(rung), self.eta)
+        kept = [(number, mark) for number, mark in rung.items() if mark.missed <= 0]
+        if kept:
+            chosen = among_best(np.array([mark.values for _, mark in kept], dtype=np.float64), left)
+            found = {number for (number, _), goes_on in zip(kept, chosen, strict=True) if goes_on}
+        else:
+            found = set()
+        missed = np.sort([mark.missed for mark in rung.values()])
+        return found | {
+            number
+            for number, mark in rung.items()
+            if mark.missed > 0 and int(np.searchsorted(missed, mark.missed, side="left")) < left
+        }
 
 
 def default_rungs(epochs: int, eta: float) -> tuple[int, ...]:
@@ -86,7 +99,7 @@ def default_rungs(epochs: int, eta: float) -> tuple[int, ...]:
     return tuple(sorted({rung for rung in rungs if rung < epochs}))
 
 
-def make_scheduler(kind: str, eta: float, rungs: Sequence[int] | None, epochs: int) -> Scheduler:
+def make_scheduler(kind: str, eta: float, rungs: Sequence[int] | None, epochs: int, score: Score = "loss") -> Scheduler:
     """Return the scheduler that a configuration asks for.
 
     Raises:
@@ -95,7 +108,7 @@ def make_scheduler(kind: str, eta: float, rungs: Sequence[int] | None, epochs: i
     if kind == "none":
         return Scheduler()
     if rungs is None:
-        return MoAsha(default_rungs(epochs, eta), eta)
+        return MoAsha(rungs=default_rungs(epochs, eta), eta=eta, score=score)
     beyond = [rung for rung in rungs if rung >= epochs]
     if beyond:
         raise InputError(
@@ -104,4 +117,4 @@ def make_scheduler(kind: str, eta: float, rungs: Sequence[int] | None, epochs: i
         )
     if list(rungs) != sorted(set(rungs)):
         raise InputError(f"scheduler.rungs={list(rungs)} cannot be used: give each epoch once, ascending.")
-    return MoAsha(tuple(rungs), eta)
+    return MoAsha(rungs=tuple(rungs), eta=eta, score=score)

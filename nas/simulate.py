@@ -30,16 +30,22 @@ COUNTED = ("params", "mult_adds", "flops", "mem_access")
 TIMED = ("latency_ms", "latency_iqr_ms", "images_per_s", "flops_per_s")
 """The figures that are known once its latency is measured."""
 
+BRIEF = ("brief_latency_ms", "brief_latency_iqr_ms")
+"""The latency as it is taken first where a training may be stopped early: for ``brief_latency_seconds`` of how it was made."""
+
 COLUMNS: dict[str, str] = {
     **dict.fromkeys(("architecture_id", "params_json", "architecture_json"), "string"),
     **dict.fromkeys(COUNTED, "int64"),
-    **dict.fromkeys(TIMED, "float64"),
+    **dict.fromkeys((*TIMED, *BRIEF), "float64"),
     "top1": "list<float64>",
     "validation_loss": "list<float32>",
     "train_loss": "list<float32>",
     "top1_seeds": "list<list<float64>>",
     "train_loss_seeds": "list<list<float32>>",
-    **dict.fromkeys(("count_seconds", "measure_seconds", "setup_seconds", "epoch_seconds", "score_seconds"), "float32"),
+    **dict.fromkeys(
+        ("count_seconds", "brief_measure_seconds", "measure_seconds", "setup_seconds", "epoch_seconds", "score_seconds"),
+        "float32",
+    ),
     **dict.fromkeys(("naive_measure_seconds", "naive_setup_seconds", "naive_epoch_seconds", "naive_score_seconds"), "float32"),
 }
 """A table's columns and their types in Parquet. ``top1`` and the two losses have an entry per epoch; what ends in ``_seeds`` has
@@ -88,11 +94,12 @@ class Row:
     Attributes:
         params: What a sampler has to suggest for it, by the names under which the space asks.
         architecture: What its ``to_dict`` gives.
-        figures: ``COUNTED`` and ``TIMED``, by name.
+        figures: ``COUNTED``, ``TIMED`` and ``BRIEF``, by name.
         top1: After each epoch of the training, as ``validation_loss`` and ``train_loss``.
         top1_seeds: The same of each further training, from another seed.
         train_loss_seeds: Likewise.
         count_seconds: Counting it alone; it is part of measuring it.
+        brief_measure_seconds: Taking the brief latency, without counting.
         ours: Costs on this package's way.
         naive: Costs on that of ``benchmarks/naive.py``.
     """
@@ -107,6 +114,7 @@ class Row:
     top1_seeds: tuple[tuple[float, ...], ...]
     train_loss_seeds: tuple[tuple[float, ...], ...]
     count_seconds: float
+    brief_measure_seconds: float
     ours: Costs
     naive: Costs
 
@@ -151,6 +159,19 @@ class Table:
                 f"table={self.path} does not hold the network {architecture.id}: "
                 f"search the space {self.made.get('space', 'that it was made of')}{part}."
             ) from None
+
+    def check_brief(self, seconds: float) -> None:
+        """Refuse a brief latency that was not taken.
+
+        Raises:
+            InputError: Names what was.
+        """
+        taken = self.made.get("brief_latency_seconds")
+        if seconds != taken:
+            raise InputError(
+                f"scheduler.first_latency_seconds={seconds:g} cannot be simulated: the networks of {self.path} were timed for "
+                f"{taken} s; set scheduler.first_latency_seconds={taken}."
+            )
 
     def check_recipe(self, train: TrainSettings) -> None:
         """Refuse a recipe that the networks were not trained by.
@@ -236,8 +257,12 @@ class SimulatedEngine(Unattended):
             )
         row = self._table.row(request.architecture)
         answer = _Answer(row, row.ours if self._way == "ours" else row.naive, request)
+        if request.until_epoch is not None and request.first_latency_seconds is not None:
+            self._table.check_brief(request.first_latency_seconds)
         if request.begun is None:
             answer.measure(gated=self._way == "ours")
+        elif request.until_epoch is None and answer.was_timed_briefly:
+            answer.time_in_full()
         if not answer.gated_by:
             answer.train(self._table.recipe.epochs, request.seed - self._first_seed if self._first_seed is not None else 0)
         return answer.evaluation(), answer.seconds
@@ -271,16 +296,39 @@ class _Answer:
             self._reasons = dict(request.begun.reasons)
 
     def measure(self, gated: bool) -> None:
-        row, costs = self._row, self._costs
+        row, request = self._row, self._request
         self._found |= {name: row.figures[name] for name in COUNTED} | {"measure_seconds": row.count_seconds}
-        if not (gated and self._misses()):
-            self._found |= {name: row.figures[name] for name in TIMED} | {"measure_seconds": costs.measure_seconds}
-            if gated:
-                self._misses()
-        else:
+        self.seconds += row.count_seconds
+        if gated and self._misses():
             reason = f"the network misses the bound of {' and '.join(self.gated_by)}"
             self._reasons |= dict.fromkeys(("latency_ms", "images_per_s", "flops_per_s", "peak_memory_mb", "energy_j"), reason)
-        self.seconds += self._found["measure_seconds"]
+            return
+        if request.until_epoch is not None and request.first_latency_seconds is not None:
+            self._time_briefly()
+        else:
+            self.time_in_full()
+        if gated:
+            self._misses()
+
+    @property
+    def was_timed_briefly(self) -> bool:
+        return bool(self._found["latency_ms"] != self._row.figures["latency_ms"])
+
+    def _time_briefly(self) -> None:
+        figures = self._row.figures
+        latency_ms = figures["brief_latency_ms"]
+        faster = figures["latency_ms"] / latency_ms
+        self._found |= {"latency_ms": latency_ms, "latency_iqr_ms": figures["brief_latency_iqr_ms"]}
+        self._found |= {name: figures[name] * faster for name in ("images_per_s", "flops_per_s")}
+        self._spend(self._row.brief_measure_seconds)
+
+    def time_in_full(self) -> None:
+        self._found |= {name: self._row.figures[name] for name in TIMED}
+        self._spend(self._costs.measure_seconds - self._row.count_seconds)
+
+    def _spend(self, seconds: float) -> None:
+        self._found["measure_seconds"] += seconds
+        self.seconds += seconds
 
     def _misses(self) -> bool:
         known = violations(self._found, self._request.gate)
@@ -428,13 +476,14 @@ def _row(path: Path, cells: Mapping[str, Any], epochs: int) -> Row:
         architecture_id=cells["architecture_id"],
         params=json.loads(cells["params_json"]),
         architecture=json.loads(cells["architecture_json"]),
-        figures={name: cells[name] for name in (*COUNTED, *TIMED)},
+        figures={name: cells[name] for name in (*COUNTED, *TIMED, *BRIEF)},
         top1=tuple(cells["top1"]),
         validation_loss=tuple(cells["validation_loss"]),
         train_loss=tuple(cells["train_loss"]),
         top1_seeds=tuple(map(tuple, cells["top1_seeds"] or ())),
         train_loss_seeds=tuple(map(tuple, cells["train_loss_seeds"] or ())),
         count_seconds=cells["count_seconds"],
+        brief_measure_seconds=cells["brief_measure_seconds"],
         ours=costs(""),
         naive=costs("naive_"),
     )

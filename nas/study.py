@@ -297,8 +297,13 @@ class Study:
             for name, miss in violations(attributes, self.plan.constraints).items()
         )
         (values,) = minimised([Outcome("", None, "pruned", attributes)], self.plan.objectives).tolist()
+        if self.scheduler.score == "loss":
+            loss = attributes["train_loss"][-1]
+            values = [
+                loss if metric.stage == "train" else value for metric, value in zip(self.plan.objectives, values, strict=True)
+            ]
         self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
-        return self.scheduler.goes_on(number, marks(self.trials, epochs))
+        return number in self.scheduler.those_who_go_on(marks(self.trials, epochs))
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
@@ -383,8 +388,9 @@ class Study:
             there = marks(trials, rung)
             if len(there) == self._marks_seen.get(rung):
                 continue  # nobody came to this rung since nobody was found
+            chosen = self.scheduler.those_who_go_on(there)
             for old in stopped(trials, rung):
-                if self.scheduler.goes_on(old.number, there):
+                if old.number in chosen:
                     self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
                     trial = self._study.ask()
                     self._take(trial, 1)

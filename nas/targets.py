@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import importlib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, get_type_hints
 
 from hydra.errors import InstantiationException
@@ -30,21 +31,48 @@ def build_target(key: str, node: Mapping[str, Any], allow_modules: Sequence[str]
     Raises:
         InputError: If the target is not allowed, does not exist, or refuses its arguments.
     """
+    return maker(key, node, allow_modules)(**extra)
+
+
+def maker(key: str, node: Mapping[str, Any], allow_modules: Sequence[str] = ()) -> Callable[..., Any]:
+    """Return what calls the target of a node, as often as need be; what is wrong with the node itself is said now.
+
+    Args:
+        key: See ``build_target``; likewise the others.
+
+    Raises:
+        InputError: If the target is not allowed, does not exist, or has no such arguments.
+    """
     for place, inner in _mappings(key, node):
         target = locate_target(f"{place}._target_", str(inner["_target_"]), allow_modules)
         for name in inner:
             if str(name).startswith("_") and name != "_target_":
                 raise InputError(f"{place}.{name} is not a known key: take it out.")
         _check_arguments(place, inner, target)
-    try:
-        return instantiate({**node, **extra}, _convert_="all")
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, ValueError | TypeError):
-            text = _placed(str(cause).strip().rstrip("."), key, str(error))
-            named = text.startswith(f"{key}.") or (isinstance(cause, ValueError) and key in text)
-            raise InputError(f"{text}." if named else f"{key}: {text}.") from None
-        raise cause from None
+    # Hydra's own way takes ten milliseconds: a node that holds nothing to be built first is called outright.
+    is_plain = sum(1 for _ in _mappings(key, node)) == 1
+    arguments = {name: value for name, value in node.items() if name != "_target_"}
+
+    def make(**extra: Any) -> Any:
+        try:
+            if is_plain:
+                return target(**copy.deepcopy(arguments), **extra)
+            return instantiate({**node, **extra}, _convert_="all")
+        except InstantiationException as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, ValueError | TypeError):
+                raise _refused(key, cause, str(error)) from None
+            raise cause from None
+        except (ValueError, TypeError) as error:
+            raise _refused(key, error, "") from None
+
+    return make
+
+
+def _refused(key: str, cause: BaseException, told: str) -> InputError:
+    text = _placed(str(cause).strip().rstrip("."), key, told)
+    named = text.startswith(f"{key}.") or (isinstance(cause, ValueError) and key in text)
+    return InputError(f"{text}." if named else f"{key}: {text}.")
 
 
 def _placed(text: str, key: str, told: str) -> str:

@@ -18,6 +18,7 @@ from nas.evaluate import EvaluationRequest, evaluate
 from nas.measure import energy, latency, memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
+from nas.measure.subject import Subject
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.fit import TrainingDiverged
@@ -51,6 +52,42 @@ def test_closed_forms(request_: EvaluationRequest) -> None:
     assert found.latency_ms is not None and found.images_per_s == pytest.approx(4000 / found.latency_ms)
     assert found.flops_per_s == pytest.approx(found.flops * 4000 / found.latency_ms)
     assert stages == ["data", "build", "complexity", "waiting for the device", *METERS, "train", "train 1/1"]
+
+
+def test_a_latency_is_timed_briefly_first_and_in_full_once_the_training_goes_to_its_end(request_: EvaluationRequest) -> None:
+    wanted = replace(request_, train=replace(request_.train, epochs=2), first_latency_seconds=0.02)
+    stages: list[str] = []
+    first = evaluate(replace(wanted, until_epoch=1, keep_state=True), stages.append)
+    assert first.measurement is not None and first.measurement.conditions.latency_max_seconds == 0.02
+    assert stages == ["data", "build", "complexity", "waiting for the device", *METERS, "train", "train 1/1"]
+    stages.clear()
+    last = evaluate(replace(wanted, begun=first), stages.append)
+    assert stages == ["data", "build", "waiting for the device", "latency", "train", "train 2/2"]
+    assert last.measurement is not None and last.measurement.conditions == request_.measure
+    assert last.measurement.memory == first.measurement.memory and last.measurement.complexity == first.measurement.complexity
+    assert last.metrics.latency_ms != first.metrics.latency_ms and last.metrics.params == first.metrics.params
+    assert (last.metrics.measure_seconds or 0) > (first.metrics.measure_seconds or 0)
+    straight = evaluate(wanted).measurement
+    assert straight is not None and straight.conditions == request_.measure
+
+
+@pytest.mark.parametrize(("factor", "seconds"), [(1.05, 0.05), (0.95, 0.05), (2.0, 0.02), (0.5, 0.02)])
+def test_close_to_a_bound_it_is_timed_in_full_at_once(
+    request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch, factor: float, seconds: float
+) -> None:
+    taken: list[float] = []
+    measure = latency.measure
+
+    def always_one(subject: Subject) -> latency.Latency:
+        taken.append(subject.conditions.latency_max_seconds)
+        found = measure(subject)
+        return replace(found, eager=replace(found.eager, median_ms=1.0))
+
+    monkeypatch.setattr(latency, "measure", always_one)
+    wanted = replace(request_, train=replace(request_.train, epochs=2), first_latency_seconds=0.02, until_epoch=1)
+    found = evaluate(replace(wanted, gate={"latency_ms": factor}))
+    assert taken == sorted({0.02, seconds}), "in full only where it may decide"
+    assert found.gated_by == (() if factor > 1 else ("latency_ms",))
 
 
 def test_request_and_evaluation_travel(request_: EvaluationRequest) -> None:

@@ -69,11 +69,11 @@ def test_without_a_scheduler_everything_goes_on() -> None:
 
 
 def test_who_misses_a_bound_stands_behind_all_who_keep_them() -> None:
-    scheduler = MoAsha((1,), 2.0)
+    scheduler = MoAsha((1,), eta=2.0)
     rung = {0: Mark((0.0,), missed=0.1), 1: Mark((9.0,)), 2: Mark((8.0,)), 3: Mark((1.0,), missed=0.3)}
-    assert [scheduler.goes_on(number, rung) for number in range(4)] == [False, True, True, False]
+    assert scheduler.those_who_go_on(rung) == {1, 2}
     alone = {5: Mark((3.0,), missed=1.0), 6: Mark((3.0,), missed=2.0)}
-    assert [scheduler.goes_on(number, alone) for number in (5, 6)] == [True, False]
+    assert scheduler.those_who_go_on(alone) == {5}
 
 
 # ---- the study
@@ -84,8 +84,9 @@ def learning(architecture: ToyArchitecture, epochs: int) -> Evaluation:
     full = toy_evaluation(architecture).metrics
     assert full.top1 is not None
     luck = 0.4 + 0.6 * (architecture.width * 7919 % 97) / 97  # of equal width some are much better, so others are dominated
-    top1 = luck * full.top1 * (1 - math.exp(-3 * epochs / EPOCHS))
-    metrics = replace(full, top1=top1, epochs=epochs, train_loss=(1.0,) * epochs, curve=((epochs, top1),))
+    course = [luck * full.top1 * (1 - math.exp(-3 * epoch / EPOCHS)) for epoch in range(1, epochs + 1)]
+    losses = tuple(1 - value for value in course)
+    metrics = replace(full, top1=course[-1], epochs=epochs, train_loss=losses, curve=((epochs, course[-1]),))
     return Evaluation(metrics, state=None if epochs == EPOCHS else json.dumps({"epochs": epochs}).encode())
 
 
@@ -158,7 +159,7 @@ def search(
 
 
 def test_low_standing_candidates_are_stopped_and_told_as_pruned(tmp_path: Path, request_: EvaluationRequest) -> None:
-    scheduler = MoAsha((1, 3), 3.0)
+    scheduler = MoAsha((1, 3), eta=3.0)
     plan = replace(PLAN, trials=40)
     whole, stopping = ToyEngine(), ToyEngine()
     search(tmp_path / "whole", plan, Scheduler(), request_, whole)
@@ -180,7 +181,7 @@ def test_low_standing_candidates_are_stopped_and_told_as_pruned(tmp_path: Path, 
 
 
 def test_every_decision_was_right_among_the_marks_of_its_time(tmp_path: Path, request_: EvaluationRequest) -> None:
-    scheduler = MoAsha((1, 3), 3.0)
+    scheduler = MoAsha((1, 3), eta=3.0)
     opened, _ = search(tmp_path, replace(PLAN, trials=30), scheduler, request_, ToyEngine())
     for rung in scheduler.rungs:
         there = marks(opened.study.trials, rung)
@@ -188,16 +189,16 @@ def test_every_decision_was_right_among_the_marks_of_its_time(tmp_path: Path, re
         for number, mark in there.items():
             trial = opened.study.trials[number]
             assert mark.values == (
-                -learning(opened.study.space.from_dict(json.loads(trial.user_attrs["architecture"])), rung).metrics.top1,
+                learning(opened.study.space.from_dict(json.loads(trial.user_attrs["architecture"])), rung).metrics.train_loss[-1],
                 trial.user_attrs["latency_ms"],
             )
             if trial.user_attrs.get("stopped_at") == rung and number not in resumed:
                 # In the end nobody is left behind who stands high enough to go on.
-                assert not scheduler.goes_on(number, there)
+                assert number not in scheduler.those_who_go_on(there)
 
 
 def test_a_stopped_candidate_goes_on_once_it_stands_high_enough(tmp_path: Path, request_: EvaluationRequest) -> None:
-    scheduler = MoAsha((1,), 3.0)
+    scheduler = MoAsha((1,), eta=3.0)
     engine = ToyEngine()
     opened, _ = search(tmp_path, replace(PLAN, trials=40), scheduler, request_, engine)
     resumed = [trial for trial in opened.study.trials if "resumed_from" in trial.user_attrs]
@@ -212,7 +213,7 @@ def test_a_stopped_candidate_goes_on_once_it_stands_high_enough(tmp_path: Path, 
 
 
 def test_a_resumption_that_is_cut_off_is_one_again(tmp_path: Path, request_: EvaluationRequest) -> None:
-    plan, scheduler = replace(PLAN, trials=40), MoAsha((1,), 3.0)
+    plan, scheduler = replace(PLAN, trials=40), MoAsha((1,), eta=3.0)
     storage = memory_storage()
     opened = Run(tmp_path, plan=plan, storage=storage)
     opened.study.scheduler = scheduler

@@ -129,6 +129,8 @@ def network(width: int, kind: str) -> Row:
             **dict.fromkeys(("mult_adds", "flops", "mem_access", "images_per_s", "flops_per_s", "latency_iqr_ms"), 1.0),
             "params": width,
             "latency_ms": float(width),
+            "brief_latency_ms": 1.01 * width,
+            "brief_latency_iqr_ms": 1.0,
         },
         top1=tuple(full * epoch / EPOCHS for epoch in range(1, EPOCHS + 1)),
         validation_loss=(1.0,) * EPOCHS,
@@ -136,6 +138,7 @@ def network(width: int, kind: str) -> Row:
         top1_seeds=(),
         train_loss_seeds=(),
         count_seconds=0.125,
+        brief_measure_seconds=0.0625,
         ours=Costs(0.5, 0.125, 1.0, 0.125),
         naive=Costs(0.5, 0.25, 2.0, 0.25),
     )
@@ -144,7 +147,7 @@ def network(width: int, kind: str) -> Row:
 @pytest.fixture
 def ground(playing: ModuleType, tmp_path: Path) -> object:
     rows = [network(width, kind) for width in range(1, WIDEST + 1) for kind in "abc"]
-    table = Table(tmp_path, TrainSettings(epochs=EPOCHS), {}, {row.architecture_id: row for row in rows})
+    table = Table(tmp_path, TrainSettings(epochs=EPOCHS), {"brief_latency_seconds": 0.1}, {row.architecture_id: row for row in rows})
     return playing.ground_of(table, ToySpace(high=WIDEST), trials=6)
 
 

@@ -27,7 +27,7 @@ from tests.toy import ToyArchitecture, ToySpace
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = TrainSettings(epochs=6, batch_size=64, peak_lr=0.2)
-COUNT, MEASURE, SETUP, SCORE = 0.0625, 0.5, 0.25, 0.125
+COUNT, BRIEF, MEASURE, SETUP, SCORE = 0.0625, 0.03125, 0.5, 0.25, 0.125
 """Costs in seconds that floats of 32 bits hold exactly; an epoch takes as many seconds as the network is wide."""
 
 
@@ -43,6 +43,8 @@ def row(width: int, **changed: Any) -> dict[str, Any]:
         "mem_access": 10 * width,
         "latency_ms": float(width),
         "latency_iqr_ms": 0.5,
+        "brief_latency_ms": 2.0 * width,
+        "brief_latency_iqr_ms": 0.75,
         "images_per_s": 64e3 / width,
         "flops_per_s": 1e9,
         "top1": [0.1 * epoch for epoch in range(1, 7)],
@@ -51,6 +53,7 @@ def row(width: int, **changed: Any) -> dict[str, Any]:
         "top1_seeds": [[0.2, 0.3, 0.4, 0.5, 0.6, 0.7], [0.3, 0.4, 0.5, 0.6, 0.7, 0.8]],
         "train_loss_seeds": [[1.0] * 6, [0.5] * 6],
         "count_seconds": COUNT,
+        "brief_measure_seconds": BRIEF,
         "measure_seconds": MEASURE,
         "setup_seconds": SETUP,
         "epoch_seconds": float(width),
@@ -64,7 +67,7 @@ def row(width: int, **changed: Any) -> dict[str, Any]:
 
 
 def write(path: Path, rows: list[dict[str, Any]], made: Mapping[str, Any] | None = None) -> Path:
-    made = {"recipe": asdict(RECIPE), "space": "toy"} if made is None else made
+    made = {"recipe": asdict(RECIPE), "space": "toy", "brief_latency_seconds": 0.25} if made is None else made
     columns = schema().with_metadata({MADE: json.dumps(made).encode()})
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows, schema=columns), path)
     return path
@@ -165,6 +168,25 @@ def test_a_leg_that_goes_nowhere_is_scored_again(table: Table) -> None:
         answered(engine, request(2, until_epoch=1, begun=first))
     anew = answered(engine, request(2, until_epoch=1, begun=replace(first, state=None)))
     assert anew.metrics.epochs == 1, "without a state, it trains from the start"
+
+
+def test_a_latency_is_timed_briefly_until_the_training_goes_to_its_end(table: Table) -> None:
+    engine = SimulatedEngine(table)
+    first = answered(engine, request(2, until_epoch=2, first_latency_seconds=0.25, keep_state=True))
+    assert (first.metrics.latency_ms, first.metrics.latency_iqr_ms) == (4.0, 0.75)
+    assert first.metrics.flops_per_s == 0.5e9 and first.metrics.measure_seconds == COUNT + BRIEF
+    assert engine.now_s == COUNT + BRIEF + SETUP + 2 * 2 + SCORE
+    second = answered(engine, request(2, until_epoch=4, first_latency_seconds=0.25, begun=first, keep_state=True))
+    assert second.metrics.latency_ms == 4.0
+    before_s = engine.now_s
+    last = answered(engine, request(2, first_latency_seconds=0.25, begun=second))
+    assert (last.metrics.latency_ms, last.metrics.latency_iqr_ms, last.metrics.flops_per_s) == (2.0, 0.5, 1e9)
+    assert last.metrics.measure_seconds == BRIEF + MEASURE
+    assert engine.now_s - before_s == MEASURE - COUNT + SETUP + 2 * 2 + SCORE, "the networks are counted once"
+    straight = answered(engine, request(2, first_latency_seconds=0.25))
+    assert straight.metrics.latency_ms == 2.0 and straight.metrics.measure_seconds == MEASURE
+    with pytest.raises(InputError, match=r"scheduler\.first_latency_seconds=1 cannot be simulated.*were timed for 0\.25 s"):
+        answered(engine, request(2, until_epoch=2, first_latency_seconds=1.0))
 
 
 def test_a_gate_costs_what_was_measured_up_to_it(table: Table) -> None:
@@ -317,8 +339,6 @@ def test_what_is_no_table_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("name", "fewest"), [("digits", 600), ("cifar", 100)])
 def test_the_studies_fit_the_shipped_tables(name: str, fewest: int) -> None:
     study = yaml.safe_load((ROOT / "conf" / "simulated" / f"{name}.yaml").read_text(encoding="utf-8"))
-    if not (ROOT / study["table"]).exists():
-        pytest.skip(f"{study['table']} is not there: make it with benchmarks/make_table.py {name}")
     table = Table.read(ROOT / study["table"])
     assert len(table.rows) >= fewest
     table.check_recipe(replace(table.recipe, **study["train"]))

@@ -12,7 +12,7 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from nas.analyse.front import Array, non_dominated
+from nas.analyse.front import Array
 from nas.analyse.hypervolume import hypervolume
 
 Ranks = NDArray[np.int64]
@@ -30,15 +30,13 @@ def non_domination_ranks(values: Array) -> Ranks:
     Args:
         values: Shape (n, m), finite, to be minimised.
     """
-    ranks = np.zeros(len(values), dtype=np.int64)
-    left = np.arange(len(values))
-    rank = 0
-    while len(left):
-        best = non_dominated(values[left])
-        ranks[left[best]] = rank
-        left = left[~best]
-        rank += 1
-    return ranks
+    # Sorted by rows, a point can be dominated only by those before it: it stands one behind the worst of these.
+    unique, inverse = np.unique(values, axis=0, return_inverse=True)
+    ranks = np.zeros(len(unique), dtype=np.int64)
+    for index in range(1, len(unique)):
+        before = (unique[:index] <= unique[index]).all(axis=1)
+        ranks[index] = ranks[:index][before].max(initial=-1) + 1
+    return ranks[inverse.reshape(-1)]
 
 
 def contributions(values: Array) -> Array:
@@ -82,12 +80,20 @@ def places(count: int, eta: float) -> int:
     return math.ceil(count / eta - 1e-9)
 
 
-def goes_on(values: Array, index: int, count: int) -> bool:
-    """Whether the candidate in row ``index`` is among the best ``count`` of all rows: whether its standing leaves it a place."""
+def among_best(values: Array, count: int) -> NDArray[np.bool_]:
+    """Return which points are among the best ``count``, shape (n,): those whose standing leaves them a place.
+
+    Points that stand equal at the last place all have it.
+    """
+    chosen = np.zeros(len(values), dtype=bool)
     ranks = non_domination_ranks(values)
-    members = np.flatnonzero(ranks == ranks[index])
-    left = count - int((ranks < ranks[index]).sum())
-    if left <= 0 or left >= len(members):
-        return left > 0  # volumes, which take long to compute, decide nothing
-    added = contributions(values[members])
-    return bool((added > added[members == index] + _SAME).sum() < left)
+    for rank in range(int(ranks.max(initial=-1)) + 1):
+        members = np.flatnonzero(ranks == rank)
+        left = count - int((ranks < rank).sum())
+        if left <= 0:
+            break
+        if left < len(members):  # volumes, which take long to compute, decide within one rank alone
+            added = contributions(values[members])
+            members = members[(added[None, :] > added[:, None] + _SAME).sum(axis=1) < left]
+        chosen[members] = True
+    return chosen

@@ -148,6 +148,7 @@ class Measuring:
         conditions: What shall hold.
         on_stage: Called with the name of each meter as it begins.
         counted: The network's complexity, if it is known already.
+        known: What an earlier measurement of the network found: all of it holds but for the latency, which is taken anew.
     """
 
     def __init__(
@@ -156,6 +157,7 @@ class Measuring:
         conditions: MeasureConditions,
         on_stage: OnStage = lambda stage: None,
         counted: Complexity | None = None,
+        known: Measurement | None = None,
     ) -> None:
         self._input_shape, self._conditions, self._on_stage = input_shape, conditions, on_stage
         self._device = torch.device(conditions.device)
@@ -165,10 +167,12 @@ class Measuring:
         self._ended_s: float | None = None
         self._found: dict[str, Any] = dict.fromkeys(("complexity", "latency", "memory", "energy"))
         self._found["complexity"] = counted
+        if known is not None:
+            self._found |= {"complexity": known.complexity, "memory": known.memory, "energy": known.energy}
         self._refusals: dict[str, str] = {}
 
     def count(self, model: nn.Module) -> None:
-        """Count ``model``, which is left as it is, unless its complexity was given."""
+        """Count ``model``, which is left as it is, unless its complexity is known."""
         if self._found["complexity"] is not None:
             return
         self._on_stage("complexity")
@@ -207,8 +211,11 @@ class Measuring:
         if (reason := enough()) is not None:
             self._refusals |= dict.fromkeys(("peak_memory_mb", "energy_j"), reason)
             return
-        self._on_stage("memory")
-        self._found["memory"] = memory.measure(net)
+        if self._found["memory"] is None:
+            self._on_stage("memory")
+            self._found["memory"] = memory.measure(net)
+        if self._found["energy"] is not None:
+            return
         if not self._conditions.energy:
             self._refusals["energy_j"] = "measure.energy is false"
             return

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from nas.analyse.promotion import contributions, goes_on, non_domination_ranks, places, standings
+from nas.analyse.promotion import among_best, contributions, non_domination_ranks, places, standings
 
 # Few different values, so that equal coordinates and copies of points are common.
 points = st.integers(1, 4).flatmap(
@@ -80,11 +80,11 @@ def test_standings_agree_with_domination_and_do_not_depend_on_order_or_units(val
 @settings(deadline=None, max_examples=50)
 @given(points, etas)
 def test_the_top_share_goes_on(values: np.ndarray, eta: float) -> None:
-    on = [goes_on(values, index, places(len(values), eta)) for index in range(len(values))]
+    on = among_best(values, places(len(values), eta)).tolist()
     assert any(on)
     wanted = max(1, math.ceil(len(values) / eta - 1e-9))
     assert places(len(values), eta) == wanted
-    stood = standings(values)  # goes_on takes a shorter way
+    stood = standings(values)  # among_best takes a shorter way
     assert [bool(s < wanted) for s in stood] == on
     if len(np.unique(stood)) == len(stood):  # no ties
         assert sum(on) == min(wanted, len(values))
@@ -93,7 +93,7 @@ def test_the_top_share_goes_on(values: np.ndarray, eta: float) -> None:
 def test_one_objective_is_plain_successive_halving() -> None:
     values = np.array([[3.0], [1.0], [2.0], [5.0], [4.0], [6.0]])
     assert standings(values).tolist() == [2, 0, 1, 4, 3, 5]
-    assert [goes_on(values, index, places(6, 3.0)) for index in range(6)] == [False, True, True, False, False, False]
+    assert among_best(values, places(6, 3.0)).tolist() == [False, True, True, False, False, False]
 
 
 def test_the_ends_and_the_gaps_of_a_front_stand_before_its_crowd() -> None:

@@ -75,6 +75,21 @@ def test_known_complexity_is_not_counted_again(monkeypatch: pytest.MonkeyPatch) 
     assert measuring.result().complexity is counted
 
 
+def test_of_what_is_known_the_latency_alone_is_taken_anew() -> None:
+    def stages_of(known: Measurement | None) -> tuple[list[str], Measurement]:
+        stages: list[str] = []
+        measuring = Measuring(SHAPE, conditions(), stages.append, known=known)
+        measuring.count(network())
+        measuring.measure(network())
+        return stages, measuring.result()
+
+    _, before = stages_of(None)
+    stages, after = stages_of(before)
+    assert stages == ["waiting for the device", "latency"]
+    assert (after.complexity, after.memory, after.energy) == (before.complexity, before.memory, before.energy)
+    assert after.latency is not None and after.latency is not before.latency
+
+
 def test_device_that_stays_taken_costs_all_but_the_counts_and_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     clock = SimpleNamespace(now_s=100.0)
     monkeypatch.setattr(measurement, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
