@@ -72,11 +72,11 @@ def test_many_values_must_be_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "doubt"),
     [
-        ([], "TPESampler draws where it expects good networks"),
-        (["sampler=nsga2"], "NSGAIISampler draws where it expects good networks"),
+        (["scheduler=none"], "TPESampler draws where it expects good networks"),
+        (["sampler=nsga2", "scheduler=none"], "NSGAIISampler draws where it expects good networks"),
         (["scheduler=mo_asha", "sampler=random"], "scheduler=mo_asha trains to the end only what stands high early"),
-        (["constraints.params=1e5", "sampler=random"], "networks that miss a bound (params) are not trained"),
-        (["start=[preset:osa_densenet40]", "sampler=qmc"], "the 1 networks of start were chosen and not drawn"),
+        (["constraints.params=1e5", "sampler=random", "scheduler=none"], "networks that miss a bound (params) are not trained"),
+        (["start=[preset:osa_densenet40]", "sampler=qmc", "scheduler=none"], "the 1 networks of start were chosen and not drawn"),
     ],
 )
 def test_what_spoils_the_sample_is_told(arguments: list[str], doubt: str) -> None:
@@ -86,7 +86,7 @@ def test_what_spoils_the_sample_is_told(arguments: list[str], doubt: str) -> Non
 
 @pytest.mark.parametrize("more", [["sampler=random"], ["sampler=qmc"], ["sampler=random", "constraints.top1=0.9"]])
 def test_a_fair_sample_raises_no_doubt(more: list[str]) -> None:
-    assert doubts(config(*more)) == ()
+    assert doubts(config("scheduler=none", *more)) == ()
 
 
 def test_a_question_that_cannot_be_asked_writes_nothing(search: Search, workdir: Path) -> None:
