@@ -1,11 +1,16 @@
-"""What the trials of a study tell about a candidate: what is known of it, and how it stood at the rungs. Changes nothing."""
+"""What the trials of a study tell: about a candidate, about those at a rung, about whom a sampler shall learn from.
+
+Changes nothing. A trial that has ended is looked at once, so that all of it stays cheap as a study grows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.archive import STATES, outcome_of
+from nas.outcomes import UNCOUNTED, Outcome
 from nas.scheduler import Mark
 
 RUNG = "rung:"
@@ -18,69 +23,110 @@ _LASTING = ("out_of_memory", "diverged")
 """Failures that another attempt at the same architecture would end in too."""
 
 
-def known(trials: Sequence[FrozenTrial], architecture_id: str, number: int) -> FrozenTrial | None:
-    """Return the ended trial, of another number, that tells most about an architecture; ``None`` if it must be evaluated."""
-    found = [
-        trial
-        for trial in trials
-        if trial.user_attrs.get("architecture_id") == architecture_id
-        and trial.number != number
-        and "reused_from" not in trial.user_attrs
-        and (
-            trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
-            or (trial.state == TrialState.FAIL and trial.user_attrs.get("failure") in _LASTING)
-        )
-    ]
-    return max(found, key=lambda trial: (trial.state != TrialState.PRUNED, trial.user_attrs.get("fidelity", 0)), default=None)
+class History:
+    """The trials of one study, as of the last ``update``.
+
+    Attributes:
+        trials: All of them, by number; not to be changed.
+        hidden: Numbers of those from which a sampler shall learn nothing: they repeat another one, or were gone on with.
+    """
+
+    def __init__(self) -> None:
+        self.trials: Sequence[FrozenTrial] = ()
+        self.hidden: set[int] = set()
+        self._seen = 0
+        self._open: list[int] = []
+        self._outcomes: dict[int, Outcome] = {}
+        self._known: dict[str, FrozenTrial] = {}
+        self._marks: dict[int, dict[int, Mark]] = {}
+        self._stopped: dict[int, dict[int, FrozenTrial]] = {}
+        self._resumed: set[int] = set()
+        self._counted = 0
+
+    def update(self, trials: Sequence[FrozenTrial]) -> History:
+        """Take in all trials, the place of each being its number."""
+        self.trials = trials
+        still_open = []
+        for number in (*self._open, *range(self._seen, len(trials))):
+            trial = trials[number]
+            self._take_marks(trial)
+            if "resumed_from" in trial.user_attrs:
+                self._resumed.add(trial.user_attrs["resumed_from"])
+            if trial.state.is_finished():
+                self._close(trial)
+            else:
+                still_open.append(number)
+        self._open, self._seen = still_open, len(trials)
+        return self
+
+    def _take_marks(self, trial: FrozenTrial) -> None:
+        for name, mark in trial.user_attrs.items():
+            if name.startswith(RUNG) and mark:
+                rung = int(name.removeprefix(RUNG))
+                self._marks.setdefault(rung, {})[trial.number] = Mark(tuple(mark["values"]), mark["missed"])
+
+    def _close(self, trial: FrozenTrial) -> None:
+        attributes = trial.user_attrs
+        self._counted += not attributes.get(UNCOUNTED)
+        if trial.state in STATES:
+            self._outcomes[trial.number] = outcome_of(trial)
+        if isinstance(attributes.get("reused_from"), int):  # of another study: the first one here
+            self.hidden.add(trial.number)
+        if "resumed_from" in attributes:
+            self.hidden.add(attributes["resumed_from"])
+        if "reused_from" in attributes:
+            return
+        tells = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or attributes.get("failure") in _LASTING
+        name = attributes.get("architecture_id")
+        if tells and name is not None and (name not in self._known or _worth(trial) > _worth(self._known[name])):
+            self._known[name] = trial
+        if trial.state == TrialState.PRUNED and attributes.get("stopped_at") is not None:
+            self._stopped.setdefault(attributes["stopped_at"], {})[trial.number] = trial
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """The trials that ended, in the order of their numbers."""
+        return [self._outcomes[number] for number in sorted(self._outcomes)]
+
+    @property
+    def counted(self) -> int:
+        """How many of the trials that the study shall hold were begun."""
+        begun = (self.trials[number] for number in self._open)
+        return self._counted + sum(trial.state != TrialState.WAITING and not trial.user_attrs.get(UNCOUNTED) for trial in begun)
+
+    def known(self, architecture_id: str) -> FrozenTrial | None:
+        """Return the ended trial that tells most about an architecture; ``None`` if it must be evaluated."""
+        return self._known.get(architecture_id)
+
+    def under_way(self, architecture_id: str, number: int) -> FrozenTrial | None:
+        """Return the running trial, of another number, that evaluates an architecture."""
+        for trial in (self.trials[other] for other in self._open if other != number):
+            attributes = trial.user_attrs
+            here = trial.state == TrialState.RUNNING and attributes.get("architecture_id") == architecture_id
+            if here and attributes.get(WAITS) is None:
+                return trial
+        return None
+
+    def marks(self, rung: int) -> dict[int, Mark]:
+        """Return how every candidate stood that came to a rung, by its trial's number."""
+        return self._marks.get(rung, {})
+
+    def stopped(self, rung: int) -> list[FrozenTrial]:
+        """Return the trials that were stopped at a rung and not gone on with since."""
+        found = self._stopped.get(rung, {})
+        return [found[number] for number in sorted(found) if number not in self._resumed]
+
+    def repeats_before(self, number: int) -> int:
+        """Return how many suggestions just before trial ``number`` were repeats, one after the other."""
+        count = 0
+        for trial in reversed(self.trials[:number]):
+            if not trial.state.is_finished() or "resumed_from" in trial.user_attrs:
+                continue
+            if not isinstance(trial.user_attrs.get("reused_from"), int):
+                break
+            count += 1
+        return count
 
 
-def under_way(trials: Sequence[FrozenTrial], architecture_id: str, number: int) -> FrozenTrial | None:
-    """Return the running trial, of another number, that evaluates an architecture."""
-    for trial in trials:
-        if (
-            trial.state == TrialState.RUNNING
-            and trial.number != number
-            and trial.user_attrs.get("architecture_id") == architecture_id
-            and trial.user_attrs.get(WAITS) is None
-        ):
-            return trial
-    return None
-
-
-def marks(trials: Sequence[FrozenTrial], rung: int) -> dict[int, Mark]:
-    """Return how every candidate stood that came to a rung, by its trial's number."""
-    found = ((trial.number, trial.user_attrs.get(f"{RUNG}{rung}")) for trial in trials)
-    return {number: Mark(tuple(mark["values"]), mark["missed"]) for number, mark in found if mark}
-
-
-def stopped(trials: Sequence[FrozenTrial], rung: int) -> Iterator[FrozenTrial]:
-    """Yield the trials that were stopped at a rung and not gone on with since."""
-    resumed = {trial.user_attrs.get("resumed_from") for trial in trials}
-    for trial in trials:
-        here = trial.user_attrs.get("stopped_at") == rung and "reused_from" not in trial.user_attrs
-        if here and trial.state == TrialState.PRUNED and trial.number not in resumed:
-            yield trial
-
-
-def distinct(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
-    """Return the trials without those that repeat another one, and without those that were gone on with to their end."""
-    gone_on = {
-        trial.user_attrs["resumed_from"] for trial in trials if trial.state.is_finished() and "resumed_from" in trial.user_attrs
-    }
-    return [trial for trial in trials if trial.number not in gone_on and not _repeats(trial)]
-
-
-def repeats_before(trials: Sequence[FrozenTrial], number: int) -> int:
-    """Return how many suggestions just before trial ``number`` were repeats, one after the other."""
-    count = 0
-    for trial in reversed(trials):
-        if trial.number >= number or not trial.state.is_finished() or "resumed_from" in trial.user_attrs:
-            continue
-        if not _repeats(trial):
-            break
-        count += 1
-    return count
-
-
-def _repeats(trial: FrozenTrial) -> bool:
-    return isinstance(trial.user_attrs.get("reused_from"), int)  # of another study: the first one here
+def _worth(trial: FrozenTrial) -> tuple[bool, int]:
+    return trial.state != TrialState.PRUNED, trial.user_attrs.get("fidelity", 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +22,7 @@ from optuna.samplers import (
 )
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.history import distinct, repeats_before
+from nas.history import History
 
 MakeSampler = Callable[..., BaseSampler]
 
@@ -35,15 +35,15 @@ PATIENCE = 2
 
 
 class _View:
-    """A study as its sampler shall see it: with ``once`` every network once, with ``bare`` no older list of constraints.
+    """A study as its sampler shall see it: without the trials of ``hidden``, with ``bare`` without the constraints' older list.
 
     A network that was suggested again stands in the storage as often as it was suggested. A sampler that learned from each
     of them would suggest it ever more often: to an estimator of densities a copy is further proof that this is where to look.
     The older list of constraints is there for the dashboard alone; it would be one more to a sampler that models each.
     """
 
-    def __init__(self, study: optuna.Study, once: bool, bare: bool) -> None:
-        self._study, self._once, self._bare = study, once, bare
+    def __init__(self, study: optuna.Study, hidden: Collection[int], bare: bool) -> None:
+        self._study, self._hidden, self._bare = study, hidden, bare
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
@@ -59,7 +59,7 @@ class _View:
         return self.get_trials()
 
     def _seen(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        seen = distinct(trials) if self._once else trials
+        seen = [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
         return [_without_legacy(trial) for trial in seen] if self._bare else seen
 
 
@@ -103,6 +103,8 @@ class TrialSeededSampler(BaseSampler):
         self.is_seeded = "seed" in inspect.signature(target).parameters
         self._current: BaseSampler | None = None
         self._draws = False
+        self._about: str | None = None
+        self._history = History()
         self._drawing: tuple[int, BaseSampler] | None = None
 
     def _for(self, number: int) -> BaseSampler:
@@ -122,7 +124,10 @@ class TrialSeededSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's own sampler."""
-        self._draws = not self._goes_its_way and repeats_before(study.get_trials(deepcopy=False), trial.number) >= PATIENCE
+        if study.study_name != self._about:
+            self._about, self._history = study.study_name, History()
+        history = self._history.update(study.get_trials(deepcopy=False))
+        self._draws = not self._goes_its_way and history.repeats_before(trial.number) >= PATIENCE
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)
@@ -155,7 +160,7 @@ class TrialSeededSampler(BaseSampler):
         return self._drawing[1]
 
     def _view(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _View(study, not self._goes_its_way, self._models_constraints))
+        return cast(optuna.Study, _View(study, () if self._goes_its_way else self._history.hidden, self._models_constraints))
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""

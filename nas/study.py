@@ -20,7 +20,7 @@ from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_
 from nas.conditions import check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
-from nas.history import RUNG, WAITS, known, marks, stopped, under_way
+from nas.history import RUNG, WAITS, History
 from nas.metrics import Metric
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import Owner
@@ -148,6 +148,7 @@ class Study:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
+        self._index = History()
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
         self._marks_seen: dict[int, int] = {}
@@ -161,10 +162,14 @@ class Study:
         return self._study.get_trials(deepcopy=False)
 
     @property
+    def _history(self) -> History:
+        """The trials as they are now."""
+        return self._index.update(self.trials)
+
+    @property
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
-        ended = [outcome_of(trial) for trial in self._study.get_trials(deepcopy=False, states=tuple(STATES))]
-        return with_seeds(ended, self._study.user_attrs)
+        return with_seeds(self._history.outcomes, self._study.user_attrs)
 
     @property
     def references(self) -> list[Outcome]:
@@ -250,14 +255,14 @@ class Study:
 
     def _is_known(self, trial: optuna.Trial, architecture: Architecture, counts: bool) -> bool:
         """Tell a trial whose architecture is known as what is known, or let it wait for who is evaluating it."""
-        trials = self.trials
-        before = known(trials, architecture.id, trial.number)
+        history = self._history
+        before = history.known(architecture.id)
         elsewhere = self.plan.known.get(architecture.id)
         if before is not None:
             self._repeat(trial, before, counts)
         elif elsewhere is not None:
             self._take_over(trial, elsewhere)
-        elif (now := under_way(trials, architecture.id, trial.number)) is not None:
+        elif (now := history.under_way(architecture.id, trial.number)) is not None:
             trial.set_user_attr(WAITS, now.number)
             trial.set_user_attr(UNCOUNTED, not counts)
             self._waiting.append(trial)
@@ -274,12 +279,12 @@ class Study:
         """Tell the trials whose wait is over; return one that has to be evaluated after all, as the other one failed."""
         for trial in list(self._waiting):
             attributes = trial.user_attrs
-            trials = self.trials
-            if not trials[attributes[WAITS]].state.is_finished():
+            history = self._history
+            if not history.trials[attributes[WAITS]].state.is_finished():
                 continue
             self._waiting.remove(trial)
             trial.set_user_attr(WAITS, None)
-            before = known(trials, attributes["architecture_id"], trial.number)
+            before = history.known(attributes["architecture_id"])
             if before is None:
                 trial.set_user_attr(UNCOUNTED, False)
                 return trial
@@ -303,7 +308,7 @@ class Study:
                 loss if metric.stage == "train" else value for metric, value in zip(self.plan.objectives, values, strict=True)
             ]
         self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
-        return number in self.scheduler.those_who_go_on(marks(self.trials, epochs))
+        return number in self.scheduler.those_who_go_on(self._history.marks(epochs))
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
@@ -370,26 +375,23 @@ class Study:
         return None
 
     def _new(self) -> optuna.Trial | None:
-        if self._counted() >= self.plan.trials:
+        if self._history.counted >= self.plan.trials:
             return None
         trial = self._study.ask()
         self._take(trial, 1)
         return trial
-
-    def _counted(self) -> int:
-        return sum(trial.state != TrialState.WAITING and not trial.user_attrs.get(UNCOUNTED) for trial in self.trials)
 
     def _promoted(self) -> optuna.Trial | None:
         """Return a new trial for a candidate that was stopped at a rung and now stands high enough there to go on."""
         if not self.scheduler.rungs:
             return None
         for rung in reversed(self.scheduler.rungs):
-            trials = self.trials
-            there = marks(trials, rung)
+            history = self._history
+            there = history.marks(rung)
             if len(there) == self._marks_seen.get(rung):
                 continue  # nobody came to this rung since nobody was found
             chosen = self.scheduler.those_who_go_on(there)
-            for old in stopped(trials, rung):
+            for old in history.stopped(rung):
                 if old.number in chosen:
                     self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
                     trial = self._study.ask()

@@ -19,7 +19,7 @@ from nas.driver import run
 from nas.engine import OnStage
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
-from nas.history import marks
+from nas.history import History
 from nas.interrupt import InterruptGate
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
@@ -184,7 +184,7 @@ def test_every_decision_was_right_among_the_marks_of_its_time(tmp_path: Path, re
     scheduler = MoAsha((1, 3), eta=3.0)
     opened, _ = search(tmp_path, replace(PLAN, trials=30), scheduler, request_, ToyEngine())
     for rung in scheduler.rungs:
-        there = marks(opened.study.trials, rung)
+        there = History().update(opened.study.trials).marks(rung)
         resumed = {trial.user_attrs.get("resumed_from") for trial in opened.study.trials}
         for number, mark in there.items():
             trial = opened.study.trials[number]

@@ -147,7 +147,9 @@ def network(width: int, kind: str) -> Row:
 @pytest.fixture
 def ground(playing: ModuleType, tmp_path: Path) -> object:
     rows = [network(width, kind) for width in range(1, WIDEST + 1) for kind in "abc"]
-    table = Table(tmp_path, TrainSettings(epochs=EPOCHS), {"brief_latency_seconds": 0.1}, {row.architecture_id: row for row in rows})
+    table = Table(
+        tmp_path, TrainSettings(epochs=EPOCHS), {"brief_latency_seconds": 0.1}, {row.architecture_id: row for row in rows}
+    )
     return playing.ground_of(table, ToySpace(high=WIDEST), trials=6)
 
 
