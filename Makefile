@@ -35,7 +35,7 @@ format: $(READY)
 	$(PYTHON) -m ruff format .
 
 # The parts of the GPU check; none needs an installed package or a network, and each ends in one table within 9 minutes.
-GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking
+GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking gpu-train
 .PHONY: $(GPU_PARTS)
 gpu-check $(GPU_PARTS): export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
 gpu-check: $(GPU_PARTS)
@@ -54,3 +54,9 @@ gpu-energy: $(READY)
 
 gpu-ranking: $(READY)
 	$(PYTHON) benchmarks/rank_twice.py --device cuda
+
+gpu-train: $(READY)
+	$(PYTHON) benchmarks/train_throughput.py --device cuda --model small --images 50000 --batch-size 512 --workers 8
+	$(PYTHON) benchmarks/train_throughput.py --device cuda --model vovnet27_slim --images 50000 --batch-size 512 --workers 8
+	$(PYTHON) benchmarks/compile_or_not.py --device cuda --batch-size 512
+	$(PYTHON) benchmarks/workers.py --device cuda --workers 1,2,4,8 --image-size 32 --candidates 16

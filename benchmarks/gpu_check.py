@@ -40,7 +40,7 @@ from search_spaces import dense, osa
 from search_spaces.base import Architecture, RandomTrial, SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
-COLUMNS = ("params", "flops", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb", "top1")
+COLUMNS = ("params", "flops", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb", "top1", "train_seconds")
 PRESETS = [*osa.PRESETS, "densenet40", "densenet121"]
 
 
@@ -56,8 +56,34 @@ def networks(presets: list[str], candidates: int) -> list[tuple[str, SearchSpace
     return chosen + [(f"candidate {seed}", space, space.suggest(RandomTrial(seed))) for seed in range(candidates)]
 
 
-def row(name: str, evaluation: Evaluation) -> list[str]:
-    cells = [show(METRICS[column], getattr(evaluation.metrics, column)) for column in COLUMNS]
+def matmul_flops_per_s(device: torch.device) -> float:
+    """Return what the device does in one large matrix product in the arithmetic of measuring: the peak that can be had."""
+    side = 8192 if device.type == "cuda" else 1024
+    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+
+    def seconds() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        began_s = time.perf_counter()
+        torch.mm(a, b)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return time.perf_counter() - began_s
+
+    return 2 * side**3 / min(seconds() for _ in range(10))
+
+
+def cell(evaluation: Evaluation, column: str) -> str:
+    value = getattr(evaluation.metrics, column)
+    if column == "train_seconds":
+        return "–" if value is None else f"{value:.2f} s"
+    return show(METRICS[column], value)
+
+
+def row(name: str, evaluation: Evaluation, peak: float) -> list[str]:
+    cells = [cell(evaluation, column) for column in COLUMNS]
+    flops_per_s = evaluation.metrics.flops_per_s
+    cells.append("–" if flops_per_s is None else f"{flops_per_s / peak:.1%}")
     iqr, median = evaluation.metrics.latency_iqr_ms, evaluation.metrics.latency_ms
     spread = f"{iqr / median:.1%}" if iqr is not None and median else "–"
     return [name, *cells, spread, evaluation.failure_reason or evaluation.reasons.get("energy_j", "")]
@@ -83,12 +109,12 @@ def main() -> int:
     smallest = [lambda: wanted[-1][1].build(wanted[-1][2], bundle.input_shape[0], bundle.num_classes)]
     numeric = choose_format(smallest, bundle, train, device).numeric
     out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
-    rows, failures = [], 0
+    rows, failures, peak = [], 0, matmul_flops_per_s(device)
     for name, space, architecture in wanted:
         request = EvaluationRequest(space, architecture, data, train, numeric, measure, str(device), seed=0)
         evaluation = evaluate(request)
         failures += evaluation.failure is not None
-        rows.append(row(name, evaluation))
+        rows.append(row(name, evaluation, peak))
         print("  ".join(rows[-1]), flush=True)
         if out:
             with (out / "gpu_check.jsonl").open("a", encoding="utf-8") as file:
@@ -100,10 +126,11 @@ def main() -> int:
     console.print(f"\n{time.strftime('%Y-%m-%d')}  {json.dumps(identity)}", soft_wrap=True, highlight=False)
     console.print(
         f"timed at batch {measure.batch_size}, {measure.precision}, {measure.memory_format}, {bundle.input_shape}; trained "
-        f"{train.epochs} epochs on {bundle.name} in {numeric.precision}, {numeric.memory_format}; torch {torch.__version__}",
+        f"{train.epochs} epochs on {bundle.name} in {numeric.precision}, {numeric.memory_format}; "
+        f"peak: {peak / 1e12:.1f} TFLOP/s in a bf16 matrix product; torch {torch.__version__}",
         highlight=False,
     )
-    table = Table("network", *COLUMNS, "latency IQR", "note", box=None)
+    table = Table("network", *COLUMNS, "of peak", "latency IQR", "note", box=None)
     for cells in rows:
         table.add_row(*cells)
     console.print(table)

@@ -30,7 +30,7 @@ _SUMMING = (TPESampler, NSGAIISampler, NSGAIIISampler, RandomSampler, QMCSampler
 """Samplers that use constraints by the sum of what is missed, or not at all."""
 
 
-PATIENCE = 2
+PATIENCE = 1
 """Repeats in a row after which suggestions are drawn at random until one is new: what is known leads to what is known."""
 
 
