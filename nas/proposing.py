@@ -106,11 +106,12 @@ def write_proposal(proposal: Proposal | str, run: Run, population: Population, g
         (run.folder / NAME).unlink(missing_ok=True)
         return
     sampler = sampler_of(run)
-    drawn = (
-        "which draws at random, so that they speak of the space as it is"
-        if sampler in AT_RANDOM
-        else "which draws where it expects good networks: they speak of the space only as far as it drew at random"
-    )
+    if sampler not in AT_RANDOM:
+        drawn = "which draws where it expects good networks: they speak of the space only as far as it drew at random"
+    elif run.config().scheduler.kind != "none":
+        drawn = "which draws at random; but the scheduler trained to the end only what stood high early"
+    else:
+        drawn = "which draws at random, so that they speak of the space as it is"
     head = [
         f"The space of study {run.name}, narrowed to where good values of its choices lie, by {len(population.feasible)}",
         f"networks of {sampler}, {drawn}.",

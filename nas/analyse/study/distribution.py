@@ -120,7 +120,10 @@ def distribution_figure(population: Population, split: str | None = None) -> Fig
     figure.update_layout(showlegend=True, legend={"x": 1, "xanchor": "right", "y": 0.02, "yanchor": "bottom"})
     cut = sum(outcome.state == "pruned" for outcome in population.outcomes)
     left = f" {cut} trials that were gated or stopped early are not in it." if cut else ""
-    note = f"A line further left is a better space. It speaks of the space only as far as the sampler drew at random.{left}"
+    note = (
+        "A line further left is a better space. It speaks of the space only as far as networks were drawn at random and trained "
+        f"to the end.{left}"
+    )
     return Figure(heading, figure, note=note, wide=False)
 
 
