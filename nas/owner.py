@@ -5,11 +5,34 @@ from __future__ import annotations
 import os
 import socket
 import uuid
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any, Protocol
 
 from filelock import FileLock, Timeout
 
 from nas.errors import InputError
+
+
+class TrialOwner(Protocol):
+    """What a study asks of whoever owns its trials."""
+
+    @property
+    def name(self) -> str:
+        """Recorded with each trial."""
+        ...
+
+    def lives(self, name: str) -> bool:
+        """Whether the owner of that name is alive."""
+        ...
+
+    def election(self) -> AbstractContextManager[Any]:
+        """Return the lock under which trials are asked for and change hands."""
+        ...
+
+    def close(self) -> None:
+        """Give up the name."""
+        ...
 
 
 class Owner:

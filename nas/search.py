@@ -100,27 +100,30 @@ def main(arguments: Sequence[str]) -> int:
 def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], console: Console) -> int:
     from rich.markup import escape
 
+    from nas import retrying
     from nas.analyse.spread import validation_images
     from nas.confirming import confirm
     from nas.driver import run, run_references
     from nas.files import make_run_dir, write_config, write_json
     from nas.interrupt import Interrupted, InterruptGate
-    from nas.owner import Owner
     from nas.progress import Progress
     from nas.recording import Recorder, annotator_of
-    from nas.storage import open_storage
+    from nas.spool import Spool
+    from nas.storage import open_owner, open_storage
     from nas.study import Study, require_success
 
     _refuse_shared_folder(prepared)
     made = make_run_dir(prepared.run_dir)
     owner = None
     gate = InterruptGate()
+    retrying.told = partial(console.print, markup=False, soft_wrap=True)
     interrupted, given_up = False, None
     try:
-        owner = Owner(prepared.storage.owners(prepared.run_dir))
+        owner = open_owner(prepared.storage, prepared.run_dir, prepared.plan.name)
         with owner.election():  # two commands begun at once must not both make the tables
             storage = open_storage(prepared.storage)
-            study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner, prepared.scheduler)
+            spool = Spool(prepared.run_dir / "spool", prepared.plan.name)
+            study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner, prepared.scheduler, spool)
             annotator = annotator_of(
                 prepared.plan, prepared.run_dir, storage, partial(console.print, markup=False, soft_wrap=True)
             )

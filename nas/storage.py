@@ -12,11 +12,13 @@ from pathlib import Path
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages import BaseStorage, JournalStorage
 
 from nas.errors import InputError
+from nas.owner import Owner, TrialOwner
+from nas.retrying import PatientJournal, PatientRDBStorage
 from nas.secrets import mask_password
+from nas.server_owner import ServerOwner
 
 # A damaged journal shows as a ValueError or a KeyError.
 _UNREADABLE = (
@@ -100,6 +102,20 @@ def _read_spec(storage: str | None, run_dir: Path) -> StorageSpec:
     return StorageSpec(storage, Path(str(url.database)) if is_file else None)
 
 
+def open_owner(spec: StorageSpec, run_dir: Path, study: str) -> TrialOwner:
+    """Return this process as an owner of trials of the study.
+
+    Raises:
+        InputError: Where owners are kept cannot be reached or written.
+    """
+    if spec.file is not None:
+        return Owner(spec.owners(run_dir))
+    try:
+        return ServerOwner(spec.url, f"study.storage={spec.shown}", study)
+    except _UNREADABLE as error:
+        raise InputError(_reason(spec, error)) from None
+
+
 def open_storage(spec: StorageSpec) -> Storage:
     """Open the storage, and make its tables if it is new. The folder of a file must be there.
 
@@ -109,19 +125,12 @@ def open_storage(spec: StorageSpec) -> Storage:
     try:
         if spec.is_journal:
             assert spec.file is not None
-            return Storage(JournalStorage(JournalFileBackend(str(spec.file))), spec)
+            return Storage(JournalStorage(PatientJournal(str(spec.file), f"study.storage={spec.shown}")), spec)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
-        return Storage(RDBStorage(spec.url), spec)
-    except (
-        sqlalchemy.exc.SQLAlchemyError,
-        optuna.exceptions.OptunaError,
-        OSError,
-        ImportError,
-        RuntimeError,
-        ValueError,
-        KeyError,
-    ) as error:
+        # A connection that a restart of the server has broken is noticed before it is used.
+        return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True}), spec)
+    except _UNREADABLE as error:
         raise InputError(_reason(spec, error)) from None
 
 
@@ -142,7 +151,7 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
             finally:
                 os.close(descriptor)
 
-    return Storage(RDBStorage(spec.url, engine_kwargs={"creator": connect}), spec, sync_log)
+    return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}), spec, sync_log)
 
 
 def _reason(spec: StorageSpec, error: Exception) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,8 +24,9 @@ from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
 from nas.metrics import Metric
 from nas.outcomes import UNCOUNTED, Outcome
-from nas.owner import Owner
+from nas.owner import TrialOwner
 from nas.scheduler import Scheduler
+from nas.spool import Spool
 from nas.storage import Storage
 from search_spaces.base import Architecture, SearchSpace
 
@@ -40,6 +42,8 @@ MOST_ATTEMPTS = 3
 
 MOST_REPEATS = 8
 """Repeats in a row for which the sampler is asked again; the next one counts as a trial, or a small space would never end."""
+
+_STALE = ("failure", "failure_reason", "failure_log", "gated_by", "stopped_at")
 
 _REFERENCE_ATTEMPTS = "reference_attempts:"
 """Begins the name of the one that holds how often it was begun since it ended last."""
@@ -106,6 +110,7 @@ class Study:
         sampler: Makes the suggestions.
         owner: This process.
         scheduler: Decides which trainings are stopped early.
+        spool: Where results wait that are not recorded yet.
 
     Attributes:
         before_tell: Called with each trial, and whether it failed, just before it is told.
@@ -120,12 +125,13 @@ class Study:
         plan: StudyPlan,
         space: SearchSpace,
         sampler: BaseSampler,
-        owner: Owner,
+        owner: TrialOwner,
         scheduler: Scheduler | None = None,
+        spool: Spool | None = None,
     ) -> None:
         self.plan, self.space = plan, space
         self.scheduler = scheduler or Scheduler()
-        self._storage, self._owner = storage, owner
+        self._storage, self._owner, self._spool = storage, owner, spool
         before = stored_conditions(storage, plan.name)
         if before is not None:
             check_conditions(plan.name, before, plan.conditions)
@@ -320,18 +326,28 @@ class Study:
         """
         trial = self._running.pop(number)
         # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
-        stale = {key: None for key in ("failure", "failure_reason", "gated_by", "stopped_at") if trial.user_attrs.get(key)}
+        stale = {key: None for key in _STALE if trial.user_attrs.get(key)}
         more: dict[str, Any] = {"seeds": [self.plan.seed]}
         if stopped_at is not None:
             more["stopped_at"] = stopped_at
         if evaluation.begun > 1:
             more["attempt"] = trial.user_attrs["attempt"] + evaluation.begun - 1
+        attributes = {**stale, **evaluation.attributes(), **more}
+        if self._spool is not None:
+            self._spool.keep(number, attributes)
         try:
-            for key, value in {**stale, **evaluation.attributes(), **more}.items():
-                trial.set_user_attr(key, value)
-            return outcome_of(self._finish(trial))
+            return outcome_of(self._record(trial, attributes))
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
             return outcome_of(self.trials[number])
+        finally:
+            # Unless the storage is away for good: then this is what the next run takes.
+            if self._spool is not None and not isinstance(sys.exception(), RunError):
+                self._spool.drop(number)
+
+    def _record(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial:
+        for key, value in attributes.items():
+            trial.set_user_attr(key, value)
+        return self._finish(trial)
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
@@ -436,6 +452,11 @@ class Study:
             trial.set_user_attr("failure", "crash")
             trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
             self._finish(trial)
+            return None
+        kept = self._spool.take(trial.number) if self._spool is not None else None
+        if kept is not None and self._spool is not None:
+            self._record(trial, kept)
+            self._spool.drop(trial.number)
             return None
         architecture = self.space.suggest(trial)
         trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))

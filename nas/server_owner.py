@@ -1,0 +1,129 @@
+"""Who works on a running trial where a study lies on a database server: processes on any host, none of whose locks others see.
+
+Each keeps a pulse in a table of its own; whose pulse stands still is dead. Trials change hands under a lock of the server's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+import uuid
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+
+import sqlalchemy
+
+from nas.retrying import is_away, patiently
+
+_BEAT_SECONDS = 5.0
+
+DEAD_AFTER_SECONDS = 60.0
+"""How long a pulse may stand still, by the clock of whoever watches it: clocks of several hosts differ."""
+
+_table = sqlalchemy.Table(
+    "osa_nas_owners",
+    sqlalchemy.MetaData(),
+    sqlalchemy.Column("name", sqlalchemy.String(200), primary_key=True),
+    sqlalchemy.Column("beats", sqlalchemy.BigInteger, nullable=False),
+)
+
+
+class ServerOwner:
+    """This process as the owner of trials; see ``nas.owner.Owner``.
+
+    Args:
+        url: The database's.
+        what: How messages call it.
+        study: Whose trials these are.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: It cannot be reached.
+    """
+
+    def __init__(self, url: str, what: str, study: str) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self._what, self._study = what, study
+        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+        self._seen: dict[str, tuple[int, float]] = {}
+        self._closed = threading.Event()
+        self._is_postgresql = self._engine.dialect.name == "postgresql"
+        self._begin()
+        threading.Thread(target=self._beat, daemon=True).start()
+
+    def _begin(self) -> None:
+        with contextlib.suppress(sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):  # two made it at once
+            _table.metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            connection.execute(sqlalchemy.delete(_table).where(_table.c.name == self.name))
+            connection.execute(sqlalchemy.insert(_table).values(name=self.name, beats=0))
+
+    def _beat(self) -> None:
+        while not self._closed.wait(_BEAT_SECONDS):
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError), self._engine.begin() as connection:
+                mine = sqlalchemy.update(_table).where(_table.c.name == self.name)
+                connection.execute(mine.values(beats=_table.c.beats + 1))
+
+    def lives(self, name: str) -> bool:
+        """Whether the owner of that name is alive, as far as this process has watched it."""
+        if not name or name == self.name:
+            return bool(name)
+        host, _, rest = name.rpartition("-")[0].rpartition("-")
+        if host == socket.gethostname() and rest.isdigit() and not os.path.exists(f"/proc/{rest}"):
+            return False
+
+        def beats() -> int | None:
+            with self._engine.connect() as connection:
+                found = connection.execute(sqlalchemy.select(_table.c.beats).where(_table.c.name == name)).scalar()
+                return None if found is None else int(found)
+
+        now = patiently(beats, self._what)
+        if now is None:
+            return False
+        before, since_s = self._seen.get(name, (-1, 0.0))
+        if now != before:
+            self._seen[name] = now, time.monotonic()
+            return True
+        return time.monotonic() - since_s < DEAD_AFTER_SECONDS
+
+    def election(self) -> AbstractContextManager[None]:
+        """Return the lock under which trials are asked for and change hands, so that no two take the same one."""
+        return self._election()
+
+    @contextlib.contextmanager
+    def _election(self) -> Iterator[None]:
+        if not self._is_postgresql:
+            yield
+            return
+        key = zlib.crc32(f"osa-nas {self._study}".encode())
+
+        def take() -> sqlalchemy.Connection:
+            connection = self._engine.connect()
+            try:
+                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+
+        connection = patiently(take, self._what)
+        try:
+            yield
+        finally:
+            try:
+                connection.rollback()
+            except sqlalchemy.exc.SQLAlchemyError as error:
+                if not is_away(error):
+                    raise
+                connection.invalidate()  # the server went away, and the lock with it
+            connection.close()
+
+    def close(self) -> None:
+        """Give up the name."""
+        self._closed.set()
+        with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError), self._engine.begin() as connection:
+            connection.execute(sqlalchemy.delete(_table).where(_table.c.name == self.name))
+        self._engine.dispose()
