@@ -32,6 +32,22 @@ _table = sqlalchemy.Table(
 )
 
 
+@contextlib.contextmanager
+def one_at_a_time(url: str) -> Iterator[None]:
+    """Hold a lock of the database's for the block; of a server other than PostgreSQL nothing is held.
+
+    Raises:
+        sqlalchemy.exc.SQLAlchemyError: It cannot be reached.
+    """
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    if engine.dialect.name != "postgresql":
+        yield
+        return
+    with engine.begin() as connection:
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(b"osa-nas tables")})
+        yield
+
+
 class ServerOwner:
     """This process as the owner of trials; see ``nas.owner.Owner``.
 
@@ -55,7 +71,7 @@ class ServerOwner:
         threading.Thread(target=self._beat, daemon=True).start()
 
     def _begin(self) -> None:
-        with contextlib.suppress(sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):  # two made it at once
+        with one_at_a_time(str(self._engine.url.render_as_string(hide_password=False))):
             _table.metadata.create_all(self._engine)
         with self._engine.begin() as connection:
             connection.execute(sqlalchemy.delete(_table).where(_table.c.name == self.name))

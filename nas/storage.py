@@ -18,7 +18,7 @@ from nas.errors import InputError
 from nas.owner import Owner, TrialOwner
 from nas.retrying import PatientJournal, PatientRDBStorage
 from nas.secrets import mask_password
-from nas.server_owner import ServerOwner
+from nas.server_owner import ServerOwner, one_at_a_time
 
 # A damaged journal shows as a ValueError or a KeyError.
 _UNREADABLE = (
@@ -129,7 +129,8 @@ def open_storage(spec: StorageSpec) -> Storage:
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
-        return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True}), spec)
+        with one_at_a_time(spec.url):  # two that make the tables at once would both fail
+            return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True}), spec)
     except _UNREADABLE as error:
         raise InputError(_reason(spec, error)) from None
 

@@ -20,7 +20,7 @@ STUDY_ROOT: Plain = {"study": None, "run_dir": None, "storage": None}
 PICK_ROOT: Plain = {"pick": None, "trial": None, "architecture": None}
 """The keys by which a command is told which network of it; ``nas.choosing.choose`` takes them."""
 
-TEXT_KEYS = ("pick",)
+TEXT_KEYS = ("pick", "study.storage", "storage")
 """Keys whose values are taken as they stand, whatever signs they hold."""
 
 

