@@ -44,7 +44,7 @@ def synflow(model: nn.Module, x: Tensor) -> float:
             parameter.abs_()
     model.double()
     model(torch.ones_like(x[:1], dtype=torch.float64)).sum().backward()
-    flow = sum(float((p * p.grad).abs().sum()) for p in model.parameters() if p.grad is not None)
+    flow = sum(float((p.detach() * p.grad).abs().sum()) for p in model.parameters() if p.grad is not None)
     return float(np.log(flow))
 
 

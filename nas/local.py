@@ -27,7 +27,7 @@ from pebble import ProcessExpired, ProcessPool
 from nas import worker
 from nas.engine import OnStage
 from nas.evaluate import Evaluation, EvaluationRequest, Failure, Metrics
-from nas.processes import forkserver
+from nas.processes import spawner
 from nas.worker import Post
 
 MOST_KILLS = 3
@@ -194,7 +194,7 @@ class _Slot:
         self._kills_before = 0
 
     def open(self) -> None:
-        context = forkserver()
+        context = spawner(on_gpu=self.place.device != "cpu")
         lifeline, self._lifeline = context.Pipe(duplex=False)
         self._reports, reports = context.Pipe(duplex=False)
         self._given = lifeline, reports

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection
-from multiprocessing.context import ForkServerContext
+from multiprocessing.context import BaseContext, ForkServerContext
 
 from nas.cli import quiet_libraries
 
@@ -37,11 +37,19 @@ def fresh_process() -> Iterator[ProcessPoolExecutor]:
             raise
 
 
+def spawner(on_gpu: bool) -> BaseContext:
+    """Return the context in which workers begin.
+
+    On a GPU each is a new process: a library that only asked for GPUs while it was imported would leave a forked one none.
+    """
+    return multiprocessing.get_context("spawn") if on_gpu else forkserver()
+
+
 def forkserver() -> ForkServerContext:
     """Return the context of processes that begin with the worker's libraries loaded; the first call begins to load them.
 
     They are forked from a server that is a process of its own and does nothing else, so none has a copy of this process's
-    threads or of its CUDA state.
+    threads.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["nas.worker"])

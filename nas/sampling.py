@@ -20,8 +20,10 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from nas.analyse.front import non_dominated
 from nas.history import History
 
 MakeSampler = Callable[..., BaseSampler]
@@ -69,6 +71,44 @@ def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
     changed = copy.copy(trial)
     changed.system_attrs = {key: value for key, value in trial.system_attrs.items() if key != "constraints"}
     return changed
+
+
+class _Neighbour(RandomSampler):
+    """Suggests a network of the front with one of its parameters drawn anew, and whatever that brings with it."""
+
+    def __init__(self, front: Sequence[FrozenTrial], seed: int) -> None:
+        super().__init__(seed=seed)
+        random = np.random.default_rng(seed)
+        self._parent = front[int(random.integers(len(front)))].params
+        self._changed = list(self._parent)[int(random.integers(len(self._parent)))] if self._parent else None
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        value = self._parent.get(param_name)
+        if param_name != self._changed and param_name in self._parent:
+            try:
+                if param_distribution._contains(param_distribution.to_internal_repr(value)):
+                    return value
+            except ValueError:  # a category that this study's space no longer has
+                pass
+        return super().sample_independent(study, trial, param_name, param_distribution)
+
+
+def _front(study: optuna.Study, history: History) -> list[FrozenTrial]:
+    """Return the complete trials that keep all bounds and that no other such one dominates."""
+    complete = [
+        trial
+        for trial in history.trials
+        if trial.state == TrialState.COMPLETE
+        and trial.number not in history.hidden
+        and all(miss <= 0 for miss in trial.constraints.values())
+    ]
+    if not complete:
+        return []
+    signs = np.array([1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions])
+    best = non_dominated(np.array([trial.values for trial in complete]) * signs)
+    return [trial for trial, is_best in zip(complete, best, strict=True) if is_best]
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -150,13 +190,15 @@ class TrialSeededSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See ``BaseSampler``."""
-        sampler = self._random(trial) if self._draws else self.current
+        sampler = self._random(study, trial) if self._draws else self.current
         return sampler.sample_independent(self._view(study), trial, param_name, param_distribution)
 
-    def _random(self, trial: FrozenTrial) -> BaseSampler:
+    def _random(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
         # One trial asks for one parameter after the other; each has to get a draw of its own.
         if self._drawing is None or self._drawing[0] != trial.number:
-            self._drawing = trial.number, RandomSampler(seed=trial_seed(self._seed, trial.number))
+            seed = trial_seed(self._seed, trial.number)
+            front = _front(study, self._history) if self._history.repeats_before(trial.number) % 2 else []
+            self._drawing = trial.number, _Neighbour(front, seed) if front else RandomSampler(seed=seed)
         return self._drawing[1]
 
     def _view(self, study: optuna.Study) -> optuna.Study:

@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     from nas.console import make_console
     from nas.processes import forkserver
 
-    if config.engine.workers != 0 and config.table is None:
+    if config.engine.workers != 0 and config.table is None and not os.path.exists("/dev/nvidiactl"):
         forkserver()  # it loads the libraries while this process does
     from nas.prepare import prepare_search
 

