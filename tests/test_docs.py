@@ -51,7 +51,21 @@ def arguments(command: str) -> list[str]:
 
 
 def test_the_documents_use_known_tags() -> None:
-    known = {"", "setup", "download", "images", "server", "gpu", "doctor", "benchmark", "after", "example", "space", "cluster"}
+    known = {
+        "",
+        "setup",
+        "download",
+        "images",
+        "server",
+        "gpu",
+        "doctor",
+        "benchmark",
+        "after",
+        "example",
+        "space",
+        "cluster",
+        "simulated",
+    }
     assert {block.tag for block in blocks("bash")} <= known
 
 
@@ -83,6 +97,13 @@ def test_search_commands(search: Search, workdir: Path, command: str) -> None:
     assert code == 0, err
     assert "2 trials" in out
     assert [path.name for path in (workdir / "runs").iterdir()]
+
+
+@pytest.mark.parametrize("command", commands("simulated"))
+def test_simulated_searches(search: Search, command: str) -> None:
+    code, out, err = search(*arguments(command), "study.trials=12")
+    assert code == 0, err
+    assert "12 trials" in out and "simulated:" in out
 
 
 @pytest.mark.parametrize("command", commands("download"))
