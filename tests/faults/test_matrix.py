@@ -6,19 +6,31 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+import yaml
 from optuna.trial import FrozenTrial, TrialState
 
 from tests.conftest import QUICK, Search
 from tests.faults.faulty import FAULTS, STAGES
 
 ROOT = Path(__file__).resolve().parents[2]
-TRIALS, WIDTHS, FAULTY = 4, 4, 2
-"""``sampler=qmc`` suggests every width; the one that goes wrong is neither the first nor the last."""
+TRIALS, WIDTHS, FAULTY = 5, 4, 2
+
+WHOLE = os.environ.get("FAULTS") == "all"
+"""Every fault at every stage takes minutes: without ``FAULTS=all`` each fault and each stage is tried, but not each pair."""
+
+
+def pairs(stages: Sequence[str]) -> list[tuple[str, str]]:
+    every = [(stage, fault) for stage in stages for fault in FAULTS]
+    return [
+        (stage, fault) for stage, fault in every if WHOLE or (STAGES.index(stage) - FAULTS.index(fault)) % len(FAULTS) in (0, 1)
+    ]
+
 
 EXPECTED = {
     "exception": ("error", "RuntimeError: injected"),
@@ -30,14 +42,16 @@ EXPECTED = {
 FIGURES = {"complexity": "flops", "latency": "latency_ms", "energy": "energy_j", "tell": "top1"}
 
 
-def study(stage: str, fault: str) -> list[str]:
+def study(folder: Path, stage: str, fault: str) -> list[str]:
+    """Write a study in which one network goes wrong, and return what it takes to search it."""
+    space = {"_target_": "tests.faults.faulty.FaultySpace", "stage": stage, "fault": fault, "widths": WIDTHS}
+    text = yaml.safe_dump({"defaults": [{"override /data": "digits"}], "space": {**space, "faulty_width": FAULTY}})
+    (folder / "conf").mkdir(exist_ok=True)
+    (folder / "conf" / "faults.yaml").write_text(f"# @package _global_\n{text}", encoding="utf-8")
     return [
-        *("conf=osa_digits", "study.name=faults", f"study.trials={TRIALS}", "sampler=random", "scheduler=none", *QUICK),
-        "space={_target_: tests.faults.faulty.FaultySpace, "
-        f"stage: '{stage}', fault: '{fault}', widths: {WIDTHS}, faulty_width: {FAULTY}}}",
-        "allow_modules=[tests.faults.faulty]",
-        "objectives=[top1,latency_ms,flops]",
-        *("engine.workers=1", "engine.timeout.build=3", "engine.timeout.measure=3", "engine.timeout.train=3", "seed=1"),
+        *("conf=faults", f"study.trials={TRIALS}", "sampler=random", "scheduler=none", *QUICK, "train.batch_size=64"),
+        *("allow_modules=[tests.faults.faulty]", "objectives=[top1,latency_ms,flops]", "seed=1"),
+        *("engine.workers=1", "engine.timeout.build=3", "engine.timeout.measure=3", "engine.timeout.train=3"),
     ]
 
 
@@ -47,7 +61,10 @@ def trials(folder: Path) -> dict[int, FrozenTrial]:
     assert all(trial.state.is_finished() for trial in found)
     own = [trial for trial in found if "reused_from" not in trial.user_attrs]
     by_width = {trial.params["width"]: trial for trial in own}
-    assert len(by_width) == len(own) == WIDTHS, "every network once"
+    assert FAULTY in by_width and len(by_width) >= WIDTHS - 1
+    # What failed in a way that need not last is tried again when it is suggested again, and fails again.
+    others = [trial for trial in own if trial.params["width"] != FAULTY]
+    assert len(others) == len(by_width) - 1, "every other network once"
     return by_width
 
 
@@ -61,19 +78,18 @@ def check_others(found: dict[int, FrozenTrial], undisturbed: dict[int, Any]) -> 
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, Any]:
     """The accuracies of a search in which nothing goes wrong, by width."""
     folder = tmp_path_factory.mktemp("undisturbed")
-    command = [sys.executable, "-m", "nas.search", *study("", "")]
+    command = [sys.executable, "-m", "nas.search", *study(folder, "", "")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     subprocess.run(command, cwd=folder, check=True, env=environment, stdout=subprocess.DEVNULL, timeout=300)
     return {width: trial.user_attrs["top1"] for width, trial in trials(folder).items()}
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("stage", [stage for stage in STAGES if stage != "tell"])
+@pytest.mark.parametrize(("stage", "fault"), pairs(STAGES[:-1]))
 def test_a_fault_in_a_worker(
     stage: str, fault: str, search: Search, workdir: Path, undisturbed: dict[int, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.syspath_prepend(str(ROOT))
-    code, out, err = search(*study(stage, fault))
+    code, out, err = search(*study(workdir, stage, fault))
     assert code == 0, err
     found = trials(workdir)
     check_others(found, undisturbed)
@@ -117,14 +133,14 @@ run_command(main)
 """
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("fault", [fault for _, fault in pairs(["tell"])])
 def test_a_fault_while_a_trial_is_told_costs_no_evaluation(fault: str, workdir: Path, undisturbed: dict[int, Any]) -> None:
     """It is the search's own process that goes wrong: the same command goes on, and takes the result from the spool."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
 
     def begin(what: str) -> subprocess.Popen[bytes]:
         script = TELLER.format(faulty=FAULTY)
-        command = [sys.executable, "-c", script, what, *study("", "")]
+        command = [sys.executable, "-c", script, what, *study(workdir, "", "")]
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
     first = begin(fault)
