@@ -34,7 +34,8 @@ format: $(READY)
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# The parts of the GPU check; none needs an installed package or a network, and each ends in one table within 9 minutes.
+# The parts of the GPU check; none needs this package installed or a network, and each ends in a table within 9 minutes.
+# The last command of gpu-train runs worker processes: it takes pebble, pydantic and what nas.config stands on.
 GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking gpu-train
 .PHONY: $(GPU_PARTS)
 gpu-check $(GPU_PARTS): export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

@@ -1,4 +1,4 @@
-"""On what a search stands: images, number format and device, at hand or, for a simulated one, as its table was made on."""
+"""On what a search stands: images, number format, device and its workers' places; for a simulated one, its table's."""
 
 from __future__ import annotations
 

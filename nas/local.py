@@ -25,6 +25,7 @@ from typing import Any
 from pebble import ProcessExpired, ProcessPool
 
 from nas import worker
+from nas.config.search import TimeoutSettings
 from nas.engine import OnStage
 from nas.evaluate import Evaluation, EvaluationRequest, Failure, Metrics
 from nas.processes import spawner
@@ -37,21 +38,6 @@ _TAIL_BYTES = 8000  # of which a crash's stack takes half for the names of loade
 _WATCH_SECONDS = 0.05
 _KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that others send; a candidate's own faults end in other ones."""
-
-
-@dataclass(frozen=True)
-class Deadlines:
-    """How long an evaluation may stay in each part of its way, in seconds; ``None`` for ever.
-
-    Attributes:
-        build: Loading the data, building and counting.
-        measure: Latency, memory and energy, without waiting for the device.
-        train: All epochs, up to the next rung.
-    """
-
-    build: float | None = None
-    measure: float | None = None
-    train: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,14 +73,14 @@ class LocalEngine:
     Args:
         places: One for each worker.
         folder: Where workers keep their logs; made if it is not there.
-        deadlines: How long an evaluation may take.
+        deadlines: How long an evaluation may take; those of the configuration's defaults, if not given.
     """
 
-    def __init__(self, places: Sequence[Place], folder: Path, deadlines: Deadlines = Deadlines()) -> None:
+    def __init__(self, places: Sequence[Place], folder: Path, deadlines: TimeoutSettings | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._lock = threading.RLock()
         self._waiting: deque[_Job] = deque()
-        self._deadlines = deadlines
+        self._deadlines = deadlines or TimeoutSettings()
         self._closed = threading.Event()
         shared = {place.device: sum(other.device == place.device for other in places) for place in places}
         self._slots = [

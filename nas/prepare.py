@@ -29,7 +29,7 @@ from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.failures import first_line
 from nas.grounds import Grounds, real_grounds, simulated_grounds
-from nas.local import Deadlines, LocalEngine
+from nas.local import LocalEngine
 from nas.measure.device import resolve_device, unavailable
 from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS, Metric
@@ -205,8 +205,7 @@ def _engine(config: SearchConfig, grounds: Grounds, table: Table | None, run_dir
         return partial(SimulatedEngine, table, first_seed=config.seed)
     if not grounds.places:
         return InlineEngine
-    limits = config.engine.timeout
-    return partial(LocalEngine, grounds.places, run_dir / "workers", Deadlines(limits.build, limits.measure, limits.train))
+    return partial(LocalEngine, grounds.places, run_dir / "workers", config.engine.timeout)
 
 
 def _scored(config: SearchConfig, scheduler: Scheduler) -> tuple[int, ...]:

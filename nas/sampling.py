@@ -1,4 +1,6 @@
-"""Gives every trial of a study randomness of its own, whichever of Optuna's samplers makes the suggestions."""
+"""Stands between a study and whichever of Optuna's samplers makes its suggestions: every trial has randomness of its own, every
+network is learned from once, and after a repeat something else is suggested.
+"""
 
 from __future__ import annotations
 

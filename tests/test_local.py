@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from nas.config.search import TimeoutSettings
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
-from nas.local import MOST_KILLS, Deadlines, LocalEngine, Place
+from nas.local import MOST_KILLS, LocalEngine, Place
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.train.data import DataRequest
@@ -48,7 +49,9 @@ def silent(number: int, stage: str) -> None: ...
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     """One worker for all tests: each finds it as the one before it left it."""
-    with LocalEngine([Place("cpu")], tmp_path_factory.mktemp("workers"), Deadlines(build=4.0, measure=4.0, train=4.0)) as made:
+    with LocalEngine(
+        [Place("cpu")], tmp_path_factory.mktemp("workers"), TimeoutSettings(build=4.0, measure=4.0, train=4.0)
+    ) as made:
         yield made
 
 
