@@ -58,6 +58,6 @@ gpu-ranking: $(READY)
 
 gpu-train: $(READY)
 	$(PYTHON) benchmarks/train_throughput.py --device cuda --model small --images 50000 --batch-size 512 --workers 8
-	$(PYTHON) benchmarks/train_throughput.py --device cuda --model vovnet27_slim --images 50000 --batch-size 512 --workers 8
+	$(PYTHON) benchmarks/train_throughput.py --device cuda --model vovnet27_slim_cifar --images 50000 --batch-size 512 --workers 8
 	$(PYTHON) benchmarks/compile_or_not.py --device cuda --batch-size 512
 	$(PYTHON) benchmarks/workers.py --device cuda --workers 1,2,4,8 --image-size 32 --candidates 16

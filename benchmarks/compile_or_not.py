@@ -3,7 +3,7 @@
 For each network: seconds until the first step of each way has run, the time of a step from then on (the ways take turns, block by
 block), and after how many epochs of the given images the way has paid for itself. Real steps: forward, loss, backward, update.
 
-    python benchmarks/compile_or_not.py [--device cuda] [--models small,vovnet27_slim] [--batch-size 128] [--images 40000]
+    python benchmarks/compile_or_not.py [--device cuda] [--models small,vovnet27_slim_cifar] [--batch-size 128] [--images 40000]
 
 The last line is one JSON object.
 """
@@ -21,7 +21,7 @@ import torch
 from closing import keep, show
 from rich.table import Table
 from torch import nn
-from train_throughput import SMALL
+from train_throughput import NETWORKS
 
 from nas.errors import InputError
 from nas.measure.device import resolve_device
@@ -72,7 +72,7 @@ def ways(name: str, device: torch.device, batch_size: int, side: int) -> dict[st
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
         torch.manual_seed(0)
-        model = osa.build(SMALL if name == "small" else osa.preset(name), 3, 10)
+        model = osa.build(NETWORKS.get(name) or osa.preset(name), 3, 10)
         place(model, numeric, device)
         return model.train(), make_optimizer(model, settings)
 
@@ -104,7 +104,7 @@ def main() -> None:
     """Print one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--models", default="small,vovnet27_slim")
+    parser.add_argument("--models", default="small,vovnet27_slim_cifar")
     parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--side", type=int, default=32)
     parser.add_argument("--images", type=int, default=40000, help="of an epoch")

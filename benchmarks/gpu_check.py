@@ -25,6 +25,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
+from train_throughput import WIDE, peak_flops_per_s
 
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
@@ -41,7 +42,7 @@ from search_spaces.base import Architecture, RandomTrial, SearchSpace
 
 ROOT = Path(__file__).resolve().parents[1]
 COLUMNS = ("params", "flops", "latency_ms", "images_per_s", "flops_per_s", "energy_j", "peak_memory_mb", "top1", "train_seconds")
-PRESETS = [*osa.PRESETS, "densenet40", "densenet121"]
+PRESETS = ["vovnet27_slim_cifar", *osa.PRESETS, "densenet40", "densenet121"]
 
 
 def osa_cifar() -> osa.OSASpace:
@@ -50,27 +51,14 @@ def osa_cifar() -> osa.OSASpace:
 
 
 def networks(presets: list[str], candidates: int) -> list[tuple[str, SearchSpace, Architecture]]:
+    own = {"vovnet27_slim_cifar": WIDE}
     families: list[SearchSpace] = [osa.OSASpace(), dense.DenseSpace()]
-    chosen = [(name, families[name not in osa.PRESETS], families[name not in osa.PRESETS].preset(name)) for name in presets]
+    chosen = [
+        (name, family := families[name not in osa.PRESETS and name not in own], own.get(name) or family.preset(name))
+        for name in presets
+    ]
     space = osa_cifar()
     return chosen + [(f"candidate {seed}", space, space.suggest(RandomTrial(seed))) for seed in range(candidates)]
-
-
-def matmul_flops_per_s(device: torch.device) -> float:
-    """Return what the device does in one large matrix product in the arithmetic of measuring: the peak that can be had."""
-    side = 8192 if device.type == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-
-    def seconds() -> float:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        began_s = time.perf_counter()
-        torch.mm(a, b)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        return time.perf_counter() - began_s
-
-    return 2 * side**3 / min(seconds() for _ in range(10))
 
 
 def cell(evaluation: Evaluation, column: str) -> str:
@@ -109,7 +97,7 @@ def main() -> int:
     smallest = [lambda: wanted[-1][1].build(wanted[-1][2], bundle.input_shape[0], bundle.num_classes)]
     numeric = choose_format(smallest, bundle, train, device).numeric
     out = Path(os.environ["OUT"]) if "OUT" in os.environ else None
-    rows, failures, peak = [], 0, matmul_flops_per_s(device)
+    rows, failures, peak = [], 0, peak_flops_per_s(device, "bf16")
     for name, space, architecture in wanted:
         request = EvaluationRequest(space, architecture, data, train, numeric, measure, str(device), seed=0)
         evaluation = evaluate(request)

@@ -7,12 +7,16 @@
 The three run in turn in one process, in another order each time. Images are generated (CIFAR's shape, uint8, in memory) or
 scikit-learn's digits; nothing is downloaded.
 
+Of which the share of the device's peak, counting a step as three forward passes (the backward pass is two: Kaplan et al. 2020,
+arXiv 2001.08361) and taking a large bf16 matrix product, or fp32 on a CPU, for the peak.
+
     python benchmarks/train_throughput.py --model small --batch-size 128 --repeats 7
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 import time
@@ -28,6 +32,7 @@ from torch import Tensor, nn
 from torchvision import transforms
 from torchvision.datasets import VisionDataset
 
+from nas.measure import complexity
 from nas.train.augment import generator
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.datasets import Dataset, Digits, MemoryPool
@@ -45,6 +50,10 @@ SMALL = osa.Architecture(
         for i, c in enumerate((16, 24, 32))
     ),
 )
+WIDE = dataclasses.replace(osa.preset("vovnet27_slim"), stem=osa.Stem(kind="cifar", width=64))
+"""VoVNet-27-slim's modules at the resolutions of 32x32 images."""
+
+NETWORKS = {"small": SMALL, "vovnet27_slim_cifar": WIDE}
 
 
 @dataclass(frozen=True)
@@ -210,6 +219,22 @@ def first(s: Setting) -> tuple[float, float]:
     return images / module.seconds, images / (time.perf_counter() - began)
 
 
+def peak_flops_per_s(device: torch.device, precision: str) -> float:
+    """Return what the device does in one large matrix product in an arithmetic: the peak that can be had."""
+    side = 8192 if device.type == "cuda" else 1024
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    a, b = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+
+    def seconds() -> float:
+        synchronize(device)
+        began_s = time.perf_counter()
+        torch.mm(a, b)
+        synchronize(device)
+        return time.perf_counter() - began_s
+
+    return 2 * side**3 / min(seconds() for _ in range(10))
+
+
 def spread(values: list[float]) -> str:
     ordered = sorted(values)
     return f"{statistics.median(values):.3f} ({ordered[0]:.3f} to {ordered[-1]:.3f})"
@@ -217,7 +242,7 @@ def spread(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="small", choices=["small", *osa.PRESETS])
+    parser.add_argument("--model", default="small", choices=[*NETWORKS, *osa.PRESETS])
     parser.add_argument("--data", default="generated", choices=["generated", "digits"])
     parser.add_argument("--images", type=int, default=2560, help="generated images; three fifths of them train")
     parser.add_argument("--batch-size", type=int, default=128)
@@ -233,7 +258,7 @@ def main() -> None:
     source = Generated(options.images) if options.data == "generated" else Digits()
     data = DataSettings(validation_fraction=0.25, crop_padding=4 if options.data == "generated" else 1, flip=True)
     bundle = load_bundle(DataRequest(source, data, 0), device)
-    architecture = SMALL if options.model == "small" else osa.preset(options.model)
+    architecture = NETWORKS.get(options.model) or osa.preset(options.model)
 
     def build() -> nn.Module:
         return osa.build(architecture, bundle.input_shape[0], bundle.num_classes)
@@ -274,11 +299,16 @@ def main() -> None:
     print(f"  ours / bare, within epochs:           {spread(over_bare)}   target 0.95 or more")
     print(f"  ours / bare, with a call's fixed cost: {spread(call_over_bare)}")
     print(f"  ours / first, within epochs:          {spread(over_first)}")
+    flops = complexity.count(build(), bundle.input_shape).flops
+    peak = peak_flops_per_s(device, choice.numeric.precision)
     medians = {name: statistics.median(value[0] for value in values) for name, values in found.items()}
+    of_peak = 3 * flops * medians["ours"] / peak
+    print(f"{flops / 1e6:.1f} MFLOPs; {of_peak:.2%} of a peak of {peak / 1e12:.1f} TFLOP/s")
     print(
         json.dumps(
             {
                 "images_per_s": medians,
+                "of_peak": of_peak,
                 "ours_over_bare": statistics.median(over_bare),
                 "ours_over_bare_with_setup": statistics.median(call_over_bare),
                 "ours_over_first": statistics.median(over_first),

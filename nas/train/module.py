@@ -20,8 +20,9 @@ from torch import nn
 
 from nas.train.augment import derive_seed
 from nas.train.data import Batch, DataBundle
-from nas.train.recipe import TrainingDiverged, learning_rate, make_optimizer, train_step
+from nas.train.recipe import TrainingDiverged, learning_rate, make_optimizer
 from nas.train.settings import NumericFormat, TrainSettings
+from nas.train.stepping import Steps, own_stream
 
 # Lightning's bookkeeping costs 0.3 to 1 ms for every batch that it sees, which a small network's step on a GPU cannot
 # hide; so it sees a stretch of this many steps as one batch, and `training_step` walks through it.
@@ -53,9 +54,9 @@ class BriefModule(pl.LightningModule):
         self.train_loss: list[float] = []
         self.epoch_seconds = 0.0
         self.images = 0
-        self._bundle, self._settings, self._numeric, self._seed, self._on_epoch = bundle, settings, numeric, seed, on_epoch
+        self._bundle, self._settings, self._seed, self._on_epoch = bundle, settings, seed, on_epoch
         self._steps = len(bundle.train_batches(settings.batch_size, 0, seed))
-        self._loss_sum = torch.zeros((), device=bundle.device)
+        self._stepping = Steps(model, self.optimizer, settings, numeric, bundle.device, recorded=bundle.device.type == "cuda")
         self._started = 0.0
 
     @property
@@ -75,15 +76,14 @@ class BriefModule(pl.LightningModule):
         """Make what the model draws in this epoch (dropout) depend on the seed and the epoch alone."""
         self._started = time.perf_counter()
         torch.manual_seed(derive_seed(self._seed, "model", self.epoch))
-        self._loss_sum.zero_()
+        self._stepping.loss_sum.zero_()
 
     def training_step(self, stretch: Iterator[Batch], batch_idx: int) -> None:
         """Take the steps of one stretch."""
         total = self._steps * self._settings.epochs
         first = self.epoch * self._steps + batch_idx * _STRETCH
         for step, (x, y) in enumerate(stretch, start=first):
-            lr = learning_rate(step, total, self._settings)
-            self._loss_sum += train_step(self.model, self.optimizer, x, y, lr, self._settings, self._numeric)
+            self._stepping.take(x, y, learning_rate(step, total, self._settings))
             self.images += len(y)
 
     def on_train_epoch_end(self) -> None:
@@ -92,12 +92,16 @@ class BriefModule(pl.LightningModule):
         Raises:
             TrainingDiverged: If it is not finite.
         """
-        loss = self._loss_sum.item() / self._steps
+        loss = self._stepping.loss_sum.item() / self._steps
         self.epoch_seconds += time.perf_counter() - self._started
         if not math.isfinite(loss):
             raise TrainingDiverged(self.epoch)
         self.train_loss.append(loss)
         self._on_epoch(self.epoch)
+
+    def close(self) -> None:
+        """Give back what the steps of this run hold."""
+        self._stepping.close()
 
     def _batches(self) -> Iterator[Batch]:
         return iter(self._bundle.train_batches(self._settings.batch_size, self.epoch, self._seed))
@@ -155,7 +159,11 @@ def run_epochs(module: BriefModule, epochs: int, device: torch.device) -> None:
             plugins=[LightningEnvironment()],
             use_distributed_sampler=False,
         )
-        trainer.fit(module)
+        with own_stream(device):
+            try:
+                trainer.fit(module)
+            finally:
+                module.close()
 
 
 @contextmanager

@@ -97,11 +97,14 @@ def train_step(
     optimizer: torch.optim.SGD,
     x: Tensor,
     y: Tensor,
-    lr: float,
+    lr: float | Tensor,
     settings: TrainSettings,
     numeric: NumericFormat,
 ) -> Tensor:
-    """Take one step and return its loss as a tensor on the device; nothing here waits for the device."""
+    """Take one step and return its loss as a tensor on the device; nothing here waits for the device.
+
+    ``lr`` may be a scalar on the device, which a recorded step reads whenever it is replayed.
+    """
     for group in optimizer.param_groups:
         group["lr"] = lr
     logits = _forward(model, x, numeric)
