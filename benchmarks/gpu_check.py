@@ -1,7 +1,7 @@
 """One table of what this device does with the presets and a few sampled candidates: the last part of ``make gpu-check``.
 
 Every network goes the way of a search's candidate: counted, timed, its energy and memory taken, trained briefly. The data
-are scikit-learn's digits at 32x32, or a folder of images; both need no network. Raw results go to ``$OUT``, if that is set.
+are scikit-learn's digits at 32x32, or a folder of images, trained on as ``conf/osa_cifar.yaml`` says; both need no network. Raw results go to ``$OUT``, if that is set.
 Exits with 1 if a network failed.
 
 The package need not be installed if the checkout is on PYTHONPATH (``make gpu-check`` sees to it), but what it stands on must
@@ -25,7 +25,7 @@ import torch
 import yaml
 from rich.console import Console
 from rich.table import Table
-from train_throughput import WIDE, peak_flops_per_s
+from train_throughput import NETWORKS, peak_flops_per_s
 
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
@@ -51,7 +51,7 @@ def osa_cifar() -> osa.OSASpace:
 
 
 def networks(presets: list[str], candidates: int) -> list[tuple[str, SearchSpace, Architecture]]:
-    own = {"vovnet27_slim_cifar": WIDE}
+    own = NETWORKS
     families: list[SearchSpace] = [osa.OSASpace(), dense.DenseSpace()]
     chosen = [
         (name, family := families[name not in osa.PRESETS and name not in own], own.get(name) or family.preset(name))
@@ -68,10 +68,14 @@ def cell(evaluation: Evaluation, column: str) -> str:
     return show(METRICS[column], value)
 
 
-def row(name: str, evaluation: Evaluation, peak: float) -> list[str]:
+def row(name: str, evaluation: Evaluation, peak: float, images: int) -> list[str]:
+    """Return one network's cells; ``images`` are those of an epoch. A step counts as three passes (``train_throughput``)."""
     cells = [cell(evaluation, column) for column in COLUMNS]
     flops_per_s = evaluation.metrics.flops_per_s
     cells.append("–" if flops_per_s is None else f"{flops_per_s / peak:.1%}")
+    trained, flops = evaluation.metrics.train_seconds, evaluation.metrics.flops
+    rate = None if not trained else (evaluation.metrics.epochs or 0) * images / trained
+    cells += ["–", "–"] if rate is None or flops is None else [f"{rate:,.0f} /s", f"{3 * flops * rate / peak:.1%}"]
     iqr, median = evaluation.metrics.latency_iqr_ms, evaluation.metrics.latency_ms
     spread = f"{iqr / median:.1%}" if iqr is not None and median else "–"
     return [name, *cells, spread, evaluation.failure_reason or evaluation.reasons.get("energy_j", "")]
@@ -90,9 +94,13 @@ def main() -> int:
     device = resolve_device(options.device)
     measure = resolve_conditions(MeasureSettings(batch_size=options.batch_size), device)
     source = ImageFolder(root=str(options.images), image_size=32) if options.images else Digits(image_size=32)
-    data = DataRequest(source, DataSettings(crop_padding=2, flip=options.images is not None), seed=0)
+    settings = (
+        DataSettings(validation_fraction=0.1, crop_padding=4, flip=True) if options.images else DataSettings(crop_padding=2)
+    )
+    data = DataRequest(source, settings, seed=0)
     bundle = load_bundle(data, device)
-    train = TrainSettings(epochs=options.epochs, batch_size=256, peak_lr=0.2)
+    recipe = {"batch_size": 512, "peak_lr": 0.4} if options.images else {"batch_size": 256, "peak_lr": 0.2}
+    train = TrainSettings(epochs=options.epochs, **recipe)
     wanted = networks([name for name in options.presets.split(",") if name], options.candidates)
     smallest = [lambda: wanted[-1][1].build(wanted[-1][2], bundle.input_shape[0], bundle.num_classes)]
     numeric = choose_format(smallest, bundle, train, device).numeric
@@ -102,7 +110,7 @@ def main() -> int:
         request = EvaluationRequest(space, architecture, data, train, numeric, measure, str(device), seed=0)
         evaluation = evaluate(request)
         failures += evaluation.failure is not None
-        rows.append(row(name, evaluation, peak))
+        rows.append(row(name, evaluation, peak, bundle.train_batches(train.batch_size, 0, 0).images))
         print("  ".join(rows[-1]), flush=True)
         if out:
             with (out / "gpu_check.jsonl").open("a", encoding="utf-8") as file:
@@ -118,7 +126,7 @@ def main() -> int:
         f"peak: {peak / 1e12:.1f} TFLOP/s in a bf16 matrix product; torch {torch.__version__}",
         highlight=False,
     )
-    table = Table("network", *COLUMNS, "of peak", "latency IQR", "note", box=None)
+    table = Table("network", *COLUMNS, "of peak", "trained on", "of peak", "latency IQR", "note", box=None)
     for cells in rows:
         table.add_row(*cells)
     console.print(table)

@@ -50,10 +50,12 @@ SMALL = osa.Architecture(
         for i, c in enumerate((16, 24, 32))
     ),
 )
-WIDE = dataclasses.replace(osa.preset("vovnet27_slim"), stem=osa.Stem(kind="cifar", width=64))
-"""VoVNet-27-slim's modules at the resolutions of 32x32 images."""
-
-NETWORKS = {"small": SMALL, "vovnet27_slim_cifar": WIDE}
+CIFAR_STEM = osa.Stem(kind="cifar", width=64)
+NETWORKS = {
+    "small": SMALL,
+    **{f"{name}_cifar": dataclasses.replace(osa.preset(name), stem=CIFAR_STEM) for name in ("vovnet27_slim", "vovnet57")},
+}
+"""Some more than the presets; VoVNet's modules at the resolutions of 32x32 images among them."""
 
 
 @dataclass(frozen=True)

@@ -109,13 +109,15 @@ def _event() -> torch.cuda.Event:
 
 
 def flusher(device: torch.device) -> Run:
-    """Return what overwrites a buffer as large as the device's last cache.
+    """Return what overwrites a buffer as large as the device's last cache, and on a GPU several times as large.
 
     Raises:
         SensorError: The size of the cache is not known.
     """
     # Reading it too: a plain fill of a large buffer on a CPU goes round the caches.
-    return partial(torch.zeros(cache_bytes(device) // 4, dtype=torch.int32, device=device).add_, 1)
+    # A GPU's cache replaces lines by no strict order: once through a buffer of its size leaves some of what was there.
+    nbytes = cache_bytes(device) * (4 if device.type == "cuda" else 1)
+    return partial(torch.zeros(nbytes // 4, dtype=torch.int32, device=device).add_, 1)
 
 
 def cache_bytes(device: torch.device) -> int:
