@@ -12,11 +12,10 @@ import signal
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -27,12 +26,10 @@ from pebble import ProcessExpired, ProcessPool
 from nas import worker
 from nas.config.search import TimeoutSettings
 from nas.engine import OnStage
-from nas.evaluate import Evaluation, EvaluationRequest, Failure, Metrics
+from nas.evaluate import Evaluation, EvaluationRequest
 from nas.processes import spawner
+from nas.slots import Job, Slots
 from nas.worker import Post
-
-MOST_KILLS = 3
-"""Times that an evaluation is begun whose worker was killed from outside before the candidate is taken for the cause."""
 
 _TAIL_BYTES = 8000  # of which a crash's stack takes half for the names of loaded libraries
 _WATCH_SECONDS = 0.05
@@ -53,18 +50,17 @@ class Place:
     cpus: tuple[int, ...] | None = None
 
 
-@dataclass
-class _Job:
-    number: int
-    request: EvaluationRequest
-    on_stage: OnStage
-    promise: Future[Evaluation] = field(default_factory=Future)
-    stage: str = "begin"
-    part: str | None = None
-    since_s: float = 0.0
-    expired: str | None = None
-    begun: int = 0
-    alone: bool = False
+@dataclass(frozen=True)
+class Family:
+    """The processes of one program.
+
+    Attributes:
+        head: The process that all others descend from.
+        contexts: How many of them may be on one GPU.
+    """
+
+    head: int
+    contexts: int
 
 
 class LocalEngine:
@@ -74,18 +70,24 @@ class LocalEngine:
         places: One for each worker.
         folder: Where workers keep their logs; made if it is not there.
         deadlines: How long an evaluation may take; those of the configuration's defaults, if not given.
+        family: Whose processes on a GPU are no strangers there; this process's, if not given.
     """
 
-    def __init__(self, places: Sequence[Place], folder: Path, deadlines: TimeoutSettings | None = None) -> None:
+    def __init__(
+        self,
+        places: Sequence[Place],
+        folder: Path,
+        deadlines: TimeoutSettings | None = None,
+        family: Family | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.RLock()
-        self._waiting: deque[_Job] = deque()
         self._deadlines = deadlines or TimeoutSettings()
         self._closed = threading.Event()
         shared = {place.device: sum(other.device == place.device for other in places) for place in places}
-        self._slots = [
-            _Slot(f"worker-{index}", place, shared[place.device], folder, self._ended) for index, place in enumerate(places)
-        ]
+        # The search itself, which probed the device, is the first that may hold a CUDA context.
+        kin = [family or Family(os.getpid(), 1 + shared[place.device]) for place in places]
+        self._slots = [_Slot(f"worker-{index}", place, kin[index], folder, self._ended) for index, place in enumerate(places)]
+        self._queue = Slots(self._slots)
         self._watch = threading.Thread(target=self._watch_deadlines, daemon=True)
 
     @property
@@ -101,6 +103,7 @@ class LocalEngine:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._closed.set()
+        self._queue.close()
         for slot in self._slots:
             slot.stop()
         for slot in self._slots:
@@ -108,51 +111,18 @@ class LocalEngine:
 
     def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
         """See ``Engine``; ``on_stage`` is called in another thread."""
-        job = _Job(number, request, on_stage)
-        with self._lock:
-            self._waiting.append(job)
-            self._hand_out()
-        return job.promise
+        return self._queue.submit(number, request, on_stage)
 
-    def _hand_out(self) -> None:
-        """Give what waits to workers that are free; one that must be alone on its device waits for that."""
-        for slot in self._slots:
-            neighbours = [other for other in self._slots if other is not slot and other.place.device == slot.place.device]
-            if slot.job is not None or not self._waiting or any(n.job is not None and n.job.alone for n in neighbours):
-                continue
-            if self._waiting[0].alone and any(neighbour.job is not None for neighbour in neighbours):
-                continue
-            slot.begin(self._waiting.popleft())
-
-    def _ended(self, slot: _Slot, job: _Job, result: Evaluation | BaseException, killed: bool) -> None:
-        again = None
-        with self._lock:
-            crowded = [other for other in self._slots if other is not slot and other.place.device == slot.place.device]
-            slot.job = None
-            if killed and job.begun < MOST_KILLS and not self._closed.is_set():
-                again = job
-            elif isinstance(result, Evaluation) and result.failure == "out_of_memory" and crowded and not job.alone:
-                job.alone = True  # its neighbours may have had the memory
-                again = job
-            if again is not None:
-                self._waiting.appendleft(again)
-            if not self._closed.is_set():
-                self._hand_out()
-        if again is not None or job.promise.cancelled():
-            return
-        if isinstance(result, Evaluation):
-            job.promise.set_result(replace(result, worker=slot.told, begun=job.begun))
-        else:
-            job.promise.set_exception(result)
+    def _ended(self, slot: _Slot, job: Job, result: Evaluation | BaseException, killed: bool) -> None:
+        self._queue.ended(slot, job, result, killed)
 
     def _watch_deadlines(self) -> None:
         while not self._closed.wait(_WATCH_SECONDS):
-            with self._lock:
+            with self._queue.lock:
                 for slot in self._slots:
-                    job = slot.job
-                    limit_s = getattr(self._deadlines, job.part) if job is not None and job.part else None
-                    if job is not None and limit_s is not None and time.monotonic() - job.since_s > limit_s:
-                        slot.expire(job, f"{job.stage}: no end within engine.timeout.{job.part}={limit_s:g} s")
+                    limit_s = getattr(self._deadlines, slot.part) if slot.job is not None and slot.part else None
+                    if slot.job is not None and limit_s is not None and time.monotonic() - slot.since_s > limit_s:
+                        slot.expire(f"{slot.job.stage}: no end within engine.timeout.{slot.part}={limit_s:g} s")
 
 
 class _Slot:
@@ -162,22 +132,35 @@ class _Slot:
         self,
         name: str,
         place: Place,
-        shared: int,
+        family: Family,
         folder: Path,
-        ended: Callable[[_Slot, _Job, Evaluation | BaseException, bool], None],
+        ended: Callable[[_Slot, Job, Evaluation | BaseException, bool], None],
     ) -> None:
         self.place = place
-        self.job: _Job | None = None
+        self.job: Job | None = None
+        self.part: str | None = None
+        self.since_s = 0.0
         self.told = f"{os.uname().nodename}/{place.device}/{name}"
         self._log = folder / f"{name}.log"
         self._log.unlink(missing_ok=True)
-        self._shared, self._ended = shared, ended
+        self._family, self._ended = family, ended
         self._pool: ProcessPool | None = None
         self._changing = threading.Lock()
         self._stopped = False
         self._number = 0
         self._log_begins = 0
         self._kills_before = 0
+        self._expired: str | None = None
+
+    @property
+    def device(self) -> str:
+        """See ``Slot``."""
+        return self.place.device
+
+    @property
+    def is_open(self) -> bool:
+        """See ``Slot``; a worker that died is replaced when it is needed."""
+        return True
 
     def open(self) -> None:
         context = spawner(on_gpu=self.place.device != "cpu")
@@ -189,19 +172,17 @@ class _Slot:
             cpus=self.place.cpus,
             log=self._log.resolve(),
             folder=Path.cwd(),
-            family=os.getpid(),
-            contexts=1 + self._shared,  # the search itself, which probed the device, is the first
+            family=self._family.head,
+            contexts=self._family.contexts,
             paths=tuple(sys.path),
         )
         self._pool = ProcessPool(max_workers=1, initializer=worker.begin, initargs=(post, lifeline, reports), context=context)
         threading.Thread(target=self._listen, args=(self._reports,), daemon=True).start()
 
-    def begin(self, job: _Job) -> None:
+    def begin(self, job: Job) -> None:
         """Let the worker evaluate; never waits for it."""
         self._number += 1
-        job.begun += 1
-        job.stage, job.part, job.since_s, job.expired = "begin", None, time.monotonic(), None
-        self.job = job
+        self.part, self.since_s, self._expired = None, time.monotonic(), None
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         self._kills_before = _kills_for_memory()
         request = job.request
@@ -219,10 +200,10 @@ class _Slot:
         self._future = future
         future.add_done_callback(lambda done: threading.Thread(target=self._take, args=(job, done), daemon=True).start())
 
-    def expire(self, job: _Job, reason: str) -> None:
+    def expire(self, reason: str) -> None:
         """End the worker's process for a candidate that takes too long."""
-        if job.expired is None:
-            job.expired = reason
+        if self._expired is None:
+            self._expired = reason
             self._future.cancel()  # type: ignore[no-untyped-call]
 
     def stop(self) -> None:
@@ -263,22 +244,22 @@ class _Slot:
                 if job is not None and int(number) == self._number:
                     job.stage = stage
                     part = _part_of(stage)
-                    if part != job.part:
-                        job.part, job.since_s = part, time.monotonic()
+                    if part != self.part:
+                        self.part, self.since_s = part, time.monotonic()
                     job.on_stage(job.number, stage)
 
-    def _take(self, job: _Job, future: Future[Any]) -> None:
+    def _take(self, job: Job, future: Future[Any]) -> None:
         """Say what came of a job; in a thread of its own, as a pool must not be renewed by its own threads."""
         try:
             done = future.result()
         except CancelledError:
-            result = self._failed(job, "timeout", job.expired or "it was stopped")
+            result = job.failed("timeout", self._expired or "it was stopped", self._tail())
             self._ended(self, job, result, False)
         except ProcessExpired as death:
             self._ended(self, job, *self._died(job, int(death.exitcode or 0)))
         except BrokenProcessPool:
             self._renew()
-            result = self._failed(job, "crash", f"{job.stage}: its worker died")
+            result = job.failed("crash", f"{job.stage}: its worker died", self._tail())
             self._ended(self, job, result, True)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is for whoever asked
             self._ended(self, job, error, False)
@@ -290,20 +271,17 @@ class _Slot:
                 evaluation = replace(evaluation, failure_log=self._tail())
             self._ended(self, job, evaluation, False)
 
-    def _died(self, job: _Job, code: int) -> tuple[Evaluation, bool]:
+    def _died(self, job: Job, code: int) -> tuple[Evaluation, bool]:
         if code >= 0:
-            return self._failed(job, "crash", f"{job.stage}: its worker ended by itself with exit code {code}"), False
+            return job.failed("crash", f"{job.stage}: its worker ended by itself with exit code {code}", self._tail()), False
         name = signal.Signals(-code).name
         if -code == signal.SIGKILL and _kills_for_memory() > self._kills_before:
-            return self._failed(job, "out_of_memory", f"{job.stage}: the system killed its worker as memory ran out"), False
+            return job.failed(
+                "out_of_memory", f"{job.stage}: the system killed its worker as memory ran out", self._tail()
+            ), False
         killed = -code in _KILLED
         more = f", {job.begun} times" if killed and job.begun > 1 else ""
-        return self._failed(job, "crash", f"{job.stage}: its worker died of {name}{more}"), killed
-
-    def _failed(self, job: _Job, failure: Failure, reason: str) -> Evaluation:
-        begun = job.request.begun
-        metrics = Metrics(job.request.architecture.id) if begun is None else begun.metrics
-        return Evaluation(metrics, failure=failure, failure_reason=reason, failure_log=self._tail())
+        return job.failed("crash", f"{job.stage}: its worker died of {name}{more}", self._tail()), killed
 
     def _tail(self) -> str:
         """Return the end of what was written to the log since the job began."""

@@ -15,9 +15,10 @@ import torch
 from nas.config.search import TimeoutSettings
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
-from nas.local import MOST_KILLS, LocalEngine, Place
+from nas.local import LocalEngine, Place
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
+from nas.slots import MOST_KILLS
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.folder import ImageFolder
