@@ -54,6 +54,7 @@ class EvaluationRequest:
             nothing is measured again.
         keep_state: Whether the evaluation carries what it takes to go on.
         keep_weights: Whether the evaluation carries the trained weights, if the training came to its end.
+        only_measure: Whether the way ends before the training, which another device goes on with.
     """
 
     space: SearchSpace
@@ -72,6 +73,16 @@ class EvaluationRequest:
     begun: Evaluation | None = None
     keep_state: bool = False
     keep_weights: bool = False
+    only_measure: bool = False
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is to be measured: nothing was, or only briefly and the training is to come to its end now."""
+        if self.begun is None:
+            return True
+        before = self.begun.measurement
+        briefly = before is not None and before.conditions.latency_max_seconds < self.measure.latency_max_seconds
+        return briefly and self.until_epoch is None
 
 
 @dataclass(frozen=True)
@@ -156,6 +167,7 @@ class Evaluation:
         failure_reason: One sentence: stage, kind and message.
         failure_log: The end of what the failure left behind: a traceback, or the worker's log.
         worker: Which worker evaluated it, with host and device; ``None`` for the process of the study itself.
+        measured_by: Likewise, which one measured it, where another one trained it.
         begun: How often its evaluation was begun: more than once if workers were killed from outside.
         measurement: Everything that the meters recorded, raw samples included; ``None`` if none was reached.
         gated_by: The bounds that it misses, for which it was not trained.
@@ -170,6 +182,7 @@ class Evaluation:
     measurement: Measurement | None = None
     failure_log: str | None = None
     worker: str | None = None
+    measured_by: str | None = None
     begun: int = 1
     gated_by: tuple[str, ...] = ()
     weights: bytes | None = field(default=None, repr=False)
@@ -187,6 +200,8 @@ class Evaluation:
             flat |= {"failure": self.failure, "failure_reason": self.failure_reason, "failure_log": self.failure_log}
         if self.worker:
             flat["worker"] = self.worker
+        if self.measured_by:
+            flat["measured_by"] = self.measured_by
         return flat
 
 
@@ -291,15 +306,11 @@ class _Way:
         if request.begun is not None:
             self.found = {f.name: getattr(request.begun.metrics, f.name) for f in fields(Metrics)}
             self.reasons, self.measurement = dict(request.begun.reasons), request.begun.measurement
-        if request.begun is None or (request.until_epoch is None and self._was_timed_briefly()):
+        if request.measures:
             self._measure(model, bundle.input_shape)
             gc.collect()  # the copies that were counted and timed, where reference cycles hold them
-        if not self.gated_by:
+        if not self.gated_by and not request.only_measure:
             self._train(model, bundle)
-
-    def _was_timed_briefly(self) -> bool:
-        before = self.measurement
-        return before is not None and before.conditions.latency_max_seconds < self.request.measure.latency_max_seconds
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
         request, first_s = self.request, self.request.first_latency_seconds

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import optuna
-import torch
 from optuna.samplers import BaseSampler
 
 from nas import checkpoints
@@ -24,20 +23,17 @@ from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config.search import SearchConfig
-from nas.engine import Engine, InlineEngine
+from nas.engine import Engine
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.failures import first_line
-from nas.grounds import Grounds, real_grounds, simulated_grounds
-from nas.local import LocalEngine
-from nas.measure.device import resolve_device, unavailable
-from nas.measure.settings import MeasureSettings
+from nas.grounds import Grounds
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
 from nas.reuse import read_known
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
-from nas.simulate import SimulatedEngine, Table
+from nas.sites import site_of
 from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
 from nas.study import Asked, StudyPlan
@@ -94,11 +90,11 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     run_dir = Path(config.run_dir)
     spec = storage_spec(config.study.storage, run_dir)
-    device = resolve_device("cpu" if config.table else config.device)
     asked = config.scheduler
     scheduler = make_scheduler(asked.kind, asked.eta, asked.rungs, config.train.epochs, asked.score)
-    objectives, dropped = _available_objectives(config, device)
-    settings = _with_threads(config, _with_variants(config, objectives), device)
+    site = site_of(config)
+    measuring = site.measuring
+    objectives = tuple(METRICS[name] for name in measuring.objectives)
     references = {name: as_candidate(name) for name in config.references}
     space = build_target("space", config.space, config.allow_modules)
     if not isinstance(space, SearchSpace):
@@ -110,18 +106,13 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     sampler = _sampler(config)
     data = DataRequest(source, config.data, config.seed)
     before = _stored(spec, config.study.name)
-    if config.table:
-        table = Table.read(config.table)
-        grounds = simulated_grounds(config, settings, table)
-    else:
-        table = None
-        grounds = real_grounds(config, settings, space, data, device, before)
+    grounds = site.grounds(space, data, before)
     notes = list(grounds.notes)
     if make_question(config, space) is not None:
         notes += [f"question: {doubt}" for doubt in doubts(config)]
     if not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
-    notes += [f"objective {name} is dropped: {reason}" for name, reason in dropped.items()]
+    notes += [f"objective {name} is dropped: {reason}" for name, reason in measuring.dropped.items()]
     notes += _gate_notes(config)
     start = tuple(locate(space, name) for name in config.start)
     found = _conditions(config, composed, objectives, grounds)
@@ -140,7 +131,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         known=known,
         record={
             "device": grounds.device,
-            "objectives_dropped": dropped,
+            "objectives_dropped": dict(measuring.dropped),
             "numeric_format": grounds.how,
             "data": grounds.data,
             "config": composed.written,
@@ -152,7 +143,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     if before is not None:
         check_conditions(plan.name, before, plan.conditions)
 
-    first_latency_seconds = asked.first_latency_seconds or _FIRST_LATENCY_SECONDS[device.type]
+    first_latency_seconds = asked.first_latency_seconds or _FIRST_LATENCY_SECONDS[measuring.device.partition(":")[0]]
 
     def request_for(space: SearchSpace, architecture: Architecture) -> EvaluationRequest:
         return EvaluationRequest(
@@ -162,7 +153,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             train=config.train,
             numeric=grounds.numeric,
             measure=grounds.measured,
-            device=str(device),
+            device=measuring.device,
             seed=config.seed,
             required=required,
             scored=_scored(config, scheduler),
@@ -192,20 +183,12 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         request_for=candidate_for,
         confirm=config.confirm,
         confirm_for=another_seed_for,
-        engine=_engine(config, grounds, table, run_dir),
+        engine=site.engine(run_dir),
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
         answer=partial(answer_question, config, space, objectives=objectives, device=grounds.device_identity),
     )
-
-
-def _engine(config: SearchConfig, grounds: Grounds, table: Table | None, run_dir: Path) -> Callable[[], Engine]:
-    if table is not None:
-        return partial(SimulatedEngine, table, first_seed=config.seed)
-    if not grounds.places:
-        return InlineEngine
-    return partial(LocalEngine, grounds.places, run_dir / "workers", config.engine.timeout)
 
 
 def _scored(config: SearchConfig, scheduler: Scheduler) -> tuple[int, ...]:
@@ -225,42 +208,6 @@ def _gate_notes(config: SearchConfig) -> list[str]:
     if len(late) < len(config.constraints) and sampler in _DEAF_TO_THE_GATE:
         notes.append(f"{sampler} learns nothing of candidates that the gate stops: with tight constraints take sampler=tpe")
     return notes
-
-
-def _with_variants(config: SearchConfig, objectives: tuple[Metric, ...]) -> MeasureSettings:
-    """Add the ways of running a network that an objective, a constraint or a requirement needs to those that were asked for."""
-    names = (*(metric.name for metric in objectives), *config.constraints, *config.measure.require)
-    needed = [METRICS[name].variant for name in names if METRICS[name].variant]
-    variants = tuple(dict.fromkeys([*config.measure.variants, *needed]))
-    return replace(config.measure, variants=variants)  # type: ignore[arg-type]
-
-
-def _with_threads(config: SearchConfig, settings: MeasureSettings, device: torch.device) -> MeasureSettings:
-    """Time with as many threads as a worker has CPUs, where several share them and nothing else is asked for."""
-    workers = config.engine.workers
-    if device.type != "cpu" or settings.threads is not None or workers == "auto" or workers < 2:
-        return settings
-    return replace(settings, threads=max(1, len(os.sched_getaffinity(0)) // workers))
-
-
-def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[Metric, ...], dict[str, str]]:
-    def reason_against(name: str) -> str | None:
-        if METRICS[name].stage == "energy" and not config.measure.energy:
-            return "measure.energy is false"
-        return unavailable(name, device)
-
-    for key, names in (("measure.require", config.measure.require), ("constraints", config.constraints)):
-        for name in names:
-            reason = reason_against(name)
-            if reason is not None:
-                remedy = "take it out, or search on a device that can"
-                raise InputError(f"{key}: {name} cannot be measured on {device} ({reason}): {remedy}.")
-    dropped = {name: reason for name in config.objectives if (reason := reason_against(name)) is not None}
-    kept = tuple(METRICS[name] for name in config.objectives if name not in dropped)
-    if not kept:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in dropped.items())
-        raise InputError(f"objectives: none of them can be measured on {device} ({reasons}): name others.")
-    return kept, dropped
 
 
 def _sampler(config: SearchConfig) -> TrialSeededSampler:

@@ -44,7 +44,8 @@ that trade the objectives best are kept. The same command again continues the st
   gate                     false trains candidates too that miss a bound which is known before
   proxy                    what stands for top1 among the objectives: last, mean (of the last epochs), loss_area
   confirm                  further seeds for the networks on the front and within noise of it, at the end (0)
-  engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{build,measure,train}} in seconds
+  engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{build,measure,train}} in seconds;
+                           engine=ray: on a cluster (engine.address; measure.resources, train.resources: docs/cluster.md)
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
@@ -87,7 +88,8 @@ def main(arguments: Sequence[str]) -> int:
     from nas.console import make_console
     from nas.processes import forkserver
 
-    if config.engine.workers != 0 and config.table is None and not os.path.exists("/dev/nvidiactl"):
+    here = config.engine.kind == "local" and config.engine.workers != 0 and config.table is None
+    if here and not os.path.exists("/dev/nvidiactl"):
         forkserver()  # it loads the libraries while this process does
     from nas.prepare import prepare_search
 

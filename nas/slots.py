@@ -86,6 +86,7 @@ class Slots:
         self._slots = slots
         self._waiting: deque[Job] = deque()
         self._closed = False
+        self._broken: BaseException | None = None
 
     def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
         """See ``nas.engine.Engine``; ``on_stage`` is called in another thread."""
@@ -93,6 +94,8 @@ class Slots:
         with self.lock:
             self._waiting.append(job)
             self.hand_out()
+        if self._broken is not None:
+            self.give_up(self._broken)
         return job.promise
 
     def close(self) -> None:
@@ -147,8 +150,9 @@ class Slots:
             job.promise.set_exception(result)
 
     def give_up(self, error: BaseException) -> None:
-        """Let everything that waits end with an error: there is nobody left to take it."""
+        """Let everything that waits, now or later, end with an error: there is nobody left to take it."""
         with self.lock:
+            self._broken = error
             waiting, self._waiting = list(self._waiting), deque()
         for job in waiting:
             job.promise.set_exception(error)

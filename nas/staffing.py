@@ -50,7 +50,7 @@ def places(
     boards = _boards(device) if config.device in ("auto", "cuda") else [device]
     cpus = len(os.sched_getaffinity(0))
     if wanted == "auto":
-        each = config.packing if config.packing != "auto" else packing(memory_mb(), _free_mb(device), cpus // len(boards))
+        each = config.packing if config.packing != "auto" else packing(memory_mb(), free_mb(device), cpus // len(boards))
     elif wanted > MOST_PER_GPU * len(boards):
         most = MOST_PER_GPU * len(boards)
         raise InputError(f"engine.workers={wanted} is more than {len(boards)} GPU(s) allow: give at most {most}, or auto.")
@@ -108,6 +108,7 @@ def _boards(device: torch.device) -> list[torch.device]:
     ]
 
 
-def _free_mb(device: torch.device) -> float:
+def free_mb(device: torch.device) -> float:
+    """Return how much of a GPU's memory is free (MB = 10^6 bytes)."""
     free, _ = torch.cuda.mem_get_info(device)
     return free / 1e6

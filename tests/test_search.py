@@ -86,10 +86,10 @@ def plain_space(run_dir: Path) -> dict[str, object]:
 
 
 def test_a_sensor_that_is_missing_drops_the_objective(search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nas import prepare
+    from nas import grounds
 
-    real = prepare.unavailable
-    monkeypatch.setattr(prepare, "unavailable", lambda name, device: "no meter" if name == "energy_j" else real(name, device))
+    real = grounds.unavailable
+    monkeypatch.setattr(grounds, "unavailable", lambda name, device: "no meter" if name == "energy_j" else real(name, device))
     code, out, _ = search("conf=osa_digits", *QUICK, "study.trials=1")
     assert code == 0 and "objective energy_j is dropped: no meter" in out
     study = loaded(workdir / "runs" / "osa_digits")

@@ -77,13 +77,17 @@ class EngineSettings:
     """The ``engine.*`` keys.
 
     Attributes:
-        kind: Where candidates are evaluated: ``local``, in worker processes on this machine.
-        workers: How many; ``auto`` is one per GPU, times ``train.packing``, and one on CPUs; 0 is the study's own process.
+        kind: Where candidates are evaluated: ``local``, in worker processes on this machine, or ``ray``, on a cluster's nodes.
+        workers: How many; ``auto`` is one per GPU, times ``train.packing``, and one on CPUs; 0 is the study's own process. On a
+            cluster ``auto`` is as many as its resources bear.
+        address: Of a Ray cluster that is there: ``host:port`` of its head, or ``auto`` for the one that ``RAY_ADDRESS`` names or
+            that this machine is a node of. Nothing is ever started.
         timeout: How long a candidate may take.
     """
 
-    kind: Literal["local"] = "local"
+    kind: Literal["local", "ray"] = "local"
     workers: Literal["auto"] | Annotated[int, Ge(0)] = "auto"
+    address: str | None = "auto"
     timeout: TimeoutSettings = field(default_factory=TimeoutSettings)
 
 
@@ -106,6 +110,9 @@ class QuestionSettings:
     within: Annotated[float, Gt(0), Lt(1)] = 0.1
 
 
+Resources = dict[str, Annotated[float, Gt(0), Lt(math.inf)]]
+"""What of a cluster's node a worker takes: ``num_cpus``, ``num_gpus``, or a name that the nodes were started with."""
+
 PROXIES = {"last": "top1", "mean": "top1_mean", "loss_area": "train_loss_area"}
 """What a brief training may be scored by: the metric that stands for ``top1`` among the objectives."""
 
@@ -126,6 +133,8 @@ class SearchConfig:
         engine: Where candidates are evaluated.
         run_dir: Folder of everything that the study leaves behind.
         packing: ``train.packing``: how many candidates train side by side on one GPU; ``auto`` as many as its memory holds.
+        measure_resources: ``measure.resources``: the class of nodes that measure, on a cluster; ``None`` for those that train.
+        train_resources: ``train.resources``: likewise, of those that train; ``None`` for all.
         seed: Origin of all randomness; 0 to 2^31 - 1.
         device: ``auto``, ``cpu`` or ``cuda:N``.
         objectives: Names of metrics; each is taken in its better direction.
@@ -154,6 +163,8 @@ class SearchConfig:
     engine: EngineSettings
     run_dir: str
     packing: Literal["auto"] | Annotated[int, Ge(1)] = 1
+    measure_resources: Resources | None = None
+    train_resources: Resources | None = None
     seed: Annotated[int, Interval(ge=0, lt=2**31)] = 0
     device: str = "auto"
     objectives: Annotated[tuple[str, ...], MinLen(1)] = DEFAULT_OBJECTIVES
@@ -202,6 +213,14 @@ SEARCH_ROOT: Plain = {
 """What holds before any file of ``conf/`` is read."""
 
 
+_ELSEWHERE = {
+    "packing": "train.packing",
+    "train_resources": "train.resources",
+    "measure_resources": "measure.resources",
+}
+"""Fields of ``SearchConfig`` that a user knows as keys of a group."""
+
+
 def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     """Check a composed configuration and return it typed.
 
@@ -211,7 +230,7 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     Raises:
         InputError: On the first unknown key, wrong type or value out of bounds; the sentence names it and the remedy.
     """
-    known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source", "packing"}
+    known = {f.name for f in dataclasses.fields(SearchConfig)} - {"source", *_ELSEWHERE}
     reject_unknown("", plain, known)
     values = {"scheduler": {}, "engine": {}, **plain}  # a study of an older version has neither
     for key in ("study", "data", "space", "train", "measure", "sampler", "scheduler", "engine"):
@@ -224,9 +243,11 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
             raise InputError(f"{key}={value!r} cannot be used: it must be a mapping of keys; set {key}.<key>=<value>.")
         if key in ("data", "space", "sampler") and not isinstance(value.get("_target_"), str):
             raise InputError(f"{key}._target_ is not set: name the class to use, or choose one with {key}=<name>.")
-    train = dict(values["train"])
-    # It says how fast a network is trained and not how: no part of the recipe.
-    values["packing"], values["train"] = train.pop("packing", 1), train
+    train, measure = dict(values["train"]), dict(values["measure"])
+    # They say where and how fast a network is trained and measured and not how: no part of the recipe.
+    values["packing"] = train.pop("packing", 1)
+    values["train_resources"], values["measure_resources"] = train.pop("resources", None), measure.pop("resources", None)
+    values["train"], values["measure"] = train, measure
     for key, cls in (
         ("study", StudySettings),
         ("train", TrainSettings),
@@ -244,10 +265,24 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
     values["source"] = {key: value for key, value in data.items() if key not in shared}
     values["data"] = {key: value for key, value in data.items() if key in shared}
     values["constraints"] = values.get("constraints") or {}
-    config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data", "packing": "train.packing"})
+    config: SearchConfig = typed(SearchConfig, values, renamed={"source": "data", **_ELSEWHERE})
     check_name("study.name", config.study.name)
+    _check_resources(config)
     _check_metrics(config)
     return _by_proxy(config)
+
+
+def _check_resources(config: SearchConfig) -> None:
+    for key, wanted in (("measure.resources", config.measure_resources), ("train.resources", config.train_resources)):
+        if wanted and config.engine.kind != "ray":
+            raise InputError(f"{key} names nodes of a cluster, and engine={config.engine.kind} has none: set engine=ray.")
+        for name, amount in (wanted or {}).items():
+            if name in ("CPU", "GPU"):
+                raise InputError(f"{key}.{name}={amount:g} cannot be used: write {key}.num_{name.lower()}s={amount:g}.")
+            if amount > 1 and amount % 1:
+                raise InputError(f"{key}.{name}={amount:g} cannot be used: above 1 it should be a whole number.")
+    if config.engine.kind == "ray" and config.engine.workers == 0:
+        raise InputError("engine.workers=0 cannot be used with engine=ray: give a number of workers, or auto.")
 
 
 def _by_proxy(config: SearchConfig) -> SearchConfig:

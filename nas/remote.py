@@ -1,0 +1,275 @@
+"""Evaluates on the nodes of a Ray cluster: each seat there has a worker of ``nas.local``, so that candidates' faults end alike.
+
+Ray places the seats and says when a node died; whose seat is lost is begun again elsewhere. Which seats there are is
+``nas.cluster``'s.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from nas.cluster import Share, Staff, settle_in, unprepared
+from nas.config.search import TimeoutSettings
+from nas.engine import OnStage
+from nas.errors import InputError
+from nas.evaluate import Evaluation, EvaluationRequest
+from nas.local import Family, LocalEngine, Place
+from nas.slots import MOST_KILLS, Job, Slots
+
+_PATIENCE_SECONDS = 30.0
+_FAREWELL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Where:
+    """Where a seat has come to stand.
+
+    Attributes:
+        node: Ray's name of the node.
+        gpus: Ray's names of the GPUs that it was given.
+    """
+
+    host: str
+    node: str
+    gpus: tuple[str, ...]
+
+
+class Desk:
+    """A seat's far end: a Ray actor on a node with a worker process of its own, which a candidate cannot bring down.
+
+    Args:
+        folder: Where the command runs.
+        device: As torch calls it in this process.
+        deadlines: How long an evaluation may take.
+        contexts: How many workers of the search may be on one GPU.
+    """
+
+    def __init__(self, folder: str, device: str, deadlines: TimeoutSettings, contexts: int) -> None:
+        settle_in(folder)
+        self._logs = tempfile.mkdtemp(prefix="osa-nas-")
+        # All workers of a node descend from the process that started this one.
+        family = Family(os.getppid(), contexts)
+        self._engine = LocalEngine([Place(device)], Path(self._logs), deadlines, family)
+        self._engine.__enter__()
+
+    def where(self) -> Where:
+        """Tell where this is."""
+        import ray
+
+        context = ray.get_runtime_context()
+        gpus = context.get_accelerator_ids().get("GPU", [])
+        return Where(os.uname().nodename, context.get_node_id(), tuple(map(str, gpus)))
+
+    def evaluate(self, number: int, request: EvaluationRequest) -> Iterator[str | Evaluation | InputError]:
+        """Yield the stages as they begin, and at last what the evaluation came to."""
+        stages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        promise = self._engine.submit(number, request, lambda _, stage: stages.put(stage))
+        promise.add_done_callback(lambda _: stages.put(None))
+        while (stage := stages.get()) is not None:
+            yield stage
+        try:
+            yield promise.result()
+        except InputError as error:
+            yield error
+
+    def close(self) -> None:
+        """End the worker, whatever it does."""
+        self._engine.__exit__(None, None, None)
+        shutil.rmtree(self._logs, ignore_errors=True)
+
+
+class RayEngine:
+    """See ``nas.engine.Engine``; the process is connected to the cluster. Leaving it ends all workers and the connection.
+
+    Args:
+        staff: How many workers of which kind.
+        folder: Where the command runs.
+        devices: As torch calls them on the nodes, the one that is measured on and the one that is trained on.
+        deadlines: How long an evaluation may take.
+    """
+
+    def __init__(self, staff: Staff, folder: Path, devices: tuple[str, str], deadlines: TimeoutSettings) -> None:
+        def seats(share: Share | None, device: str, count: int) -> tuple[list[_Seat], Slots]:
+            made: list[_Seat] = []
+            line = Slots(made)
+
+            def gave_up(error: InputError) -> None:
+                if all(seat.is_lost for seat in made):
+                    line.give_up(error)
+
+            if share is not None:
+                arguments = (str(folder), device, deadlines, share.workers_per_gpu)
+                made.extend(_Seat(share, device, arguments, line, gave_up) for _ in range(count))
+            return made, line
+
+        self._measurers, self._measuring = seats(staff.measuring, devices[0], staff.measurers)
+        self._trainers, self._training = seats(staff.training, devices[1], staff.trainers)
+
+    @property
+    def capacity(self) -> int:
+        """How many evaluations may be under way at once: fewer while a node is lost."""
+        return max(1, sum(not seat.is_lost for seat in (*self._measurers, *self._trainers)))
+
+    def __enter__(self) -> RayEngine:
+        # First those that only some nodes can have: others would take their room.
+        for seats in (self._measurers, self._trainers):
+            for seat in seats:
+                seat.open()
+            for seat in self._measurers:
+                seat.arrived.wait(_PATIENCE_SECONDS)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        import ray
+
+        for line in (self._measuring, self._training):
+            line.close()
+        leaving = [ended for seat in (*self._measurers, *self._trainers) if (ended := seat.leave()) is not None]
+        if leaving:
+            ray.wait(leaving, num_returns=len(leaving), timeout=_FAREWELL_SECONDS)
+        for seat in (*self._measurers, *self._trainers):
+            seat.close()
+        ray.shutdown()
+
+    def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+        """See ``Engine``; ``on_stage`` is called in another thread."""
+        if not self._measurers or not request.measures:
+            return self._training.submit(number, request, on_stage)
+        promise: Future[Evaluation] = Future()
+
+        def finish(trained: Future[Evaluation], measured: Evaluation) -> None:
+            if error := trained.exception():
+                promise.set_exception(error)
+                return
+            found = trained.result()
+            begun = measured.begun + found.begun - 1
+            promise.set_result(replace(found, measured_by=measured.worker, begun=begun))
+
+        def go_on(done: Future[Evaluation]) -> None:
+            if error := done.exception():
+                promise.set_exception(error)
+                return
+            measured = done.result()
+            if measured.failure or measured.gated_by:
+                promise.set_result(replace(measured, measured_by=measured.worker))
+                return
+            state = None if request.begun is None else request.begun.state
+            rest = replace(request, begun=replace(measured, state=state))
+            self._training.submit(number, rest, on_stage).add_done_callback(lambda trained: finish(trained, measured))
+
+        begun = None if request.begun is None else replace(request.begun, state=None)  # it is no measurer's concern
+        first = self._measuring.submit(number, replace(request, begun=begun, only_measure=True), on_stage)
+        first.add_done_callback(go_on)
+        return promise
+
+
+class _Seat:
+    """One worker of the cluster, on whichever node it is at the moment. See ``nas.slots.Slot``."""
+
+    def __init__(
+        self, share: Share, device: str, arguments: Sequence[Any], line: Slots, gave_up: Callable[[InputError], None]
+    ) -> None:
+        self.job: Job | None = None
+        self.told = ""
+        self.device = f"{id(self)}"
+        self.is_open = False
+        self.is_lost = False
+        self.arrived = threading.Event()
+        self._share, self._on, self._arguments, self._line = share, device, arguments, line
+        self._gave_up = gave_up
+        self._desk: Any = None
+        self._left = False
+        self._changing = threading.Lock()
+
+    def open(self, tries: int = MOST_KILLS) -> None:
+        """Ask for a place; Ray waits until there is one."""
+        import ray
+
+        with self._changing:
+            if self._left:
+                return
+            options = {**self._share.options(), "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
+            self._desk = ray.remote(Desk).options(**options).remote(*self._arguments)
+        threading.Thread(target=self._arrive, args=(self._desk, tries), daemon=True).start()
+
+    def _arrive(self, desk: Any, tries: int) -> None:
+        import ray
+        from ray.exceptions import RayError
+
+        try:
+            where: Where = ray.get(desk.where.remote())
+        except RayError as error:
+            if tries > 1:
+                self.open(tries - 1)
+            elif not self._left:
+                self.is_lost = True
+                self.arrived.set()
+                self._gave_up(unprepared(error))
+            return
+        gpus = "+".join(where.gpus)
+        self.told = f"{where.host}/{self._on}/{where.node[:8]}"
+        self.device = f"{where.node}/{gpus}" if gpus else f"{where.host}/{self._on}"
+        self.is_open, self.is_lost = True, False
+        self.arrived.set()
+        self._line.hand_out()
+
+    def begin(self, job: Job) -> None:
+        """Let the worker evaluate; never waits for it."""
+        request = job.request
+        if request.device != self._on:
+            request = replace(request, device=self._on)
+        threading.Thread(target=self._follow, args=(job, request, self._desk), daemon=True).start()
+
+    def _follow(self, job: Job, request: EvaluationRequest, desk: Any) -> None:
+        import ray
+        from ray.exceptions import ObjectLostError, RayActorError, RayError
+
+        found: Any = None
+        try:
+            for reference in desk.evaluate.options(num_returns="streaming").remote(job.number, request):
+                found = ray.get(reference)
+                if isinstance(found, str):
+                    job.stage = found
+                    job.on_stage(job.number, found)
+        except (RayActorError, ObjectLostError) as error:
+            more = f", {job.begun} times" if job.begun > 1 else ""
+            result = job.failed("crash", f"{job.stage}: its node or its seat there died{more}", str(error))
+            self._renew(desk)
+            self._line.ended(self, job, result, killed=True)
+        except RayError as error:
+            self._line.ended(self, job, error, killed=False)
+        else:
+            if isinstance(found, Evaluation):
+                job.begun += found.begun - 1
+            self._line.ended(self, job, found, killed=False)
+
+    def _renew(self, desk: Any) -> None:
+        import ray
+
+        self.is_open, self.is_lost = False, True
+        with suppress(ValueError):
+            ray.kill(desk)  # one that is only out of reach must not go on
+        self.open()
+
+    def leave(self) -> Any:
+        """Begin to end the worker for good, whatever it is doing; returns what that is awaited by, if anything."""
+        with self._changing:
+            self._left = True
+        return self._desk.close.remote() if self.is_open else None
+
+    def close(self) -> None:
+        """End it at once."""
+        import ray
+
+        ray.kill(self._desk)
