@@ -31,7 +31,8 @@ def read(run_dir: Path, stopped: Outcome) -> Evaluation | None:
     metrics = metrics_of(stopped.attributes)
     names = (f.name for f in dataclasses.fields(metrics))
     reasons = {name: str(reason) for name in names if (reason := stopped.attributes.get(f"{name}_reason")) is not None}
-    return Evaluation(metrics, reasons, measurement=measurement, state=state)
+    measured_by = stopped.attributes.get("measured_by")
+    return Evaluation(metrics, reasons, measurement=measurement, measured_by=measured_by, state=state)
 
 
 def drop(run_dir: Path, number: int) -> None:

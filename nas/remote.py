@@ -154,7 +154,7 @@ class RayEngine:
                 return
             found = trained.result()
             begun = measured.begun + found.begun - 1
-            promise.set_result(replace(found, measured_by=measured.worker, begun=begun))
+            promise.set_result(replace(found, begun=begun))
 
         def go_on(done: Future[Evaluation]) -> None:
             if error := done.exception():
@@ -165,7 +165,7 @@ class RayEngine:
                 promise.set_result(replace(measured, measured_by=measured.worker))
                 return
             state = None if request.begun is None else request.begun.state
-            rest = replace(request, begun=replace(measured, state=state))
+            rest = replace(request, begun=replace(measured, state=state, measured_by=measured.worker))
             self._training.submit(number, rest, on_stage).add_done_callback(lambda trained: finish(trained, measured))
 
         begun = None if request.begun is None else replace(request.begun, state=None)  # it is no measurer's concern
@@ -193,7 +193,7 @@ class _Seat:
         self._changing = threading.Lock()
 
     def open(self, tries: int = MOST_KILLS) -> None:
-        """Ask for a place; Ray waits until there is one."""
+        """Ask for a place; Ray waits until there is one, and this does not."""
         import ray
 
         with self._changing:
@@ -201,7 +201,8 @@ class _Seat:
                 return
             options = {**self._share.options(), "max_restarts": 0, "max_task_retries": 0, "max_concurrency": 2}
             self._desk = ray.remote(Desk).options(**options).remote(*self._arguments)
-        threading.Thread(target=self._arrive, args=(self._desk, tries), daemon=True).start()
+            self._arrival = threading.Thread(target=self._arrive, args=(self._desk, tries), daemon=True)
+            self._arrival.start()
 
     def _arrive(self, desk: Any, tries: int) -> None:
         import ray
@@ -273,3 +274,4 @@ class _Seat:
         import ray
 
         ray.kill(self._desk)
+        self._arrival.join(_FAREWELL_SECONDS)

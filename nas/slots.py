@@ -145,7 +145,9 @@ class Slots:
         if again is not None or job.promise.cancelled():
             return
         if isinstance(result, Evaluation):
-            job.promise.set_result(replace(result, worker=slot.told, begun=job.begun))
+            before = job.request.begun
+            measured_by = None if before is None else before.measured_by
+            job.promise.set_result(replace(result, worker=slot.told, measured_by=measured_by, begun=job.begun))
         else:
             job.promise.set_exception(result)
 

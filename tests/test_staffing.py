@@ -34,7 +34,7 @@ def boards(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.cuda, "get_device_name", lambda board: "B" if torch.device("cuda", 1) == board or board == 1 else "A"
     )
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    monkeypatch.setattr(staffing, "_free_mb", lambda device: 80e3)
+    monkeypatch.setattr(staffing, "free_mb", lambda device: 80e3)
 
 
 def config(workers: Any = "auto", packing: Any = 1, device: str = "auto") -> SearchConfig:
