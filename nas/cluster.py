@@ -96,6 +96,7 @@ def connect(address: str | None) -> None:
     if told != "auto":
         _check_answers(wanted, told)
     import ray
+    from ray.exceptions import RayError
 
     if ray.is_initialized():
         return
@@ -106,7 +107,7 @@ def connect(address: str | None) -> None:
             f"engine.address={wanted} cannot be used: no Ray runs on this machine; start one ('ray start --head'), let this "
             "machine join one ('ray start --address=HOST:PORT'), or give engine.address=HOST:PORT."
         ) from None
-    except (RuntimeError, ValueError, OSError, SystemExit) as error:  # Ray exits where nothing of its kind answers
+    except (RayError, RuntimeError, ValueError, OSError, SystemExit) as error:  # Ray exits where nothing of its kind answers
         reason = "it does not answer as a Ray head" if isinstance(error, SystemExit) else first_line(error)
         raise InputError(
             f"engine.address={wanted} cannot be used ({reason}): give the host:port that 'ray start --head' printed, and run "

@@ -11,7 +11,7 @@ import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -19,16 +19,35 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+import torch
+
 from nas.cluster import Share, Staff, settle_in, unprepared
 from nas.config.search import TimeoutSettings
 from nas.engine import OnStage
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest
 from nas.local import Family, LocalEngine, Place
+from nas.measure.fingerprint import fingerprint
+from nas.processes import fresh_process
 from nas.slots import MOST_KILLS, Job, Slots
 
 _PATIENCE_SECONDS = 30.0
 _FAREWELL_SECONDS = 5.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """The device that a study measures on.
+
+    Attributes:
+        identity: What must agree.
+        threads: CPU threads while timing on a CPU.
+        known: Ray's names of the nodes that are known to have such a device.
+    """
+
+    identity: Mapping[str, Any]
+    threads: int | None
+    known: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -57,6 +76,7 @@ class Desk:
 
     def __init__(self, folder: str, device: str, deadlines: TimeoutSettings, contexts: int) -> None:
         settle_in(folder)
+        self._device = device
         self._logs = tempfile.mkdtemp(prefix="osa-nas-")
         # All workers of a node descend from the process that started this one.
         family = Family(os.getppid(), contexts)
@@ -70,6 +90,11 @@ class Desk:
         context = ray.get_runtime_context()
         gpus = context.get_accelerator_ids().get("GPU", [])
         return Where(os.uname().nodename, context.get_node_id(), tuple(map(str, gpus)))
+
+    def identity(self, threads: int | None) -> dict[str, Any]:
+        """Tell what the device is; by a process that ends, as asking takes some of a GPU's memory."""
+        with fresh_process() as pool:
+            return pool.submit(fingerprint, torch.device(self._device), threads).result().identity()
 
     def evaluate(self, number: int, request: EvaluationRequest) -> Iterator[str | Evaluation | InputError]:
         """Yield the stages as they begin, and at last what the evaluation came to."""
@@ -97,10 +122,13 @@ class RayEngine:
         folder: Where the command runs.
         devices: As torch calls them on the nodes, the one that is measured on and the one that is trained on.
         deadlines: How long an evaluation may take.
+        kind: What is measured on; a node that joins later and has another device measures nothing.
     """
 
-    def __init__(self, staff: Staff, folder: Path, devices: tuple[str, str], deadlines: TimeoutSettings) -> None:
-        def seats(share: Share | None, device: str, count: int) -> tuple[list[_Seat], Slots]:
+    def __init__(
+        self, staff: Staff, folder: Path, devices: tuple[str, str], deadlines: TimeoutSettings, kind: Kind | None = None
+    ) -> None:
+        def seats(share: Share | None, device: str, count: int, kind: Kind | None) -> tuple[list[_Seat], Slots]:
             made: list[_Seat] = []
             line = Slots(made)
 
@@ -110,11 +138,11 @@ class RayEngine:
 
             if share is not None:
                 arguments = (str(folder), device, deadlines, share.workers_per_gpu)
-                made.extend(_Seat(share, device, arguments, line, gave_up) for _ in range(count))
+                made.extend(_Seat(share, device, arguments, line, gave_up, kind) for _ in range(count))
             return made, line
 
-        self._measurers, self._measuring = seats(staff.measuring, devices[0], staff.measurers)
-        self._trainers, self._training = seats(staff.training, devices[1], staff.trainers)
+        self._measurers, self._measuring = seats(staff.measuring, devices[0], staff.measurers, kind)
+        self._trainers, self._training = seats(staff.training, devices[1], staff.trainers, None if staff.measuring else kind)
 
     @property
     def capacity(self) -> int:
@@ -178,7 +206,13 @@ class _Seat:
     """One worker of the cluster, on whichever node it is at the moment. See ``nas.slots.Slot``."""
 
     def __init__(
-        self, share: Share, device: str, arguments: Sequence[Any], line: Slots, gave_up: Callable[[InputError], None]
+        self,
+        share: Share,
+        device: str,
+        arguments: Sequence[Any],
+        line: Slots,
+        gave_up: Callable[[InputError], None],
+        kind: Kind | None,
     ) -> None:
         self.job: Job | None = None
         self.told = ""
@@ -187,7 +221,7 @@ class _Seat:
         self.is_lost = False
         self.arrived = threading.Event()
         self._share, self._on, self._arguments, self._line = share, device, arguments, line
-        self._gave_up = gave_up
+        self._gave_up, self._kind = gave_up, kind
         self._desk: Any = None
         self._left = False
         self._changing = threading.Lock()
@@ -210,6 +244,7 @@ class _Seat:
 
         try:
             where: Where = ray.get(desk.where.remote())
+            unlike = self._unlike(desk, where)
         except RayError as error:
             if tries > 1:
                 self.open(tries - 1)
@@ -218,12 +253,29 @@ class _Seat:
                 self.arrived.set()
                 self._gave_up(unprepared(error))
             return
+        if unlike:
+            self.is_lost = True
+            self.arrived.set()
+            self._gave_up(InputError(f"engine=ray: {unlike}: name the nodes that measure with measure.resources."))
+            return
         gpus = "+".join(where.gpus)
         self.told = f"{where.host}/{self._on}/{where.node[:8]}"
         self.device = f"{where.node}/{gpus}" if gpus else f"{where.host}/{self._on}"
         self.is_open, self.is_lost = True, False
         self.arrived.set()
         self._line.hand_out()
+
+    def _unlike(self, desk: Any, where: Where) -> str | None:
+        """Return how the device differs from what is measured on, if this seat measures; one of a known node does not."""
+        import ray
+
+        if self._kind is None or where.node in self._kind.known:
+            return None
+        found = ray.get(desk.identity.remote(self._kind.threads))
+        if found == self._kind.identity:
+            return None
+        ours = self._kind.identity["name"]
+        return f"{where.host}, which joined the cluster, has {found['name']}, and the study measures on {ours}"
 
     def begin(self, job: Job) -> None:
         """Let the worker evaluate; never waits for it."""

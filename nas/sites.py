@@ -23,7 +23,7 @@ from nas.grounds import (
     training_packing,
 )
 from nas.local import LocalEngine
-from nas.remote import RayEngine
+from nas.remote import Kind, RayEngine
 from nas.simulate import SimulatedEngine, Table
 from nas.train.data import DataRequest
 from search_spaces.base import SearchSpace
@@ -100,6 +100,8 @@ class _OnCluster:
         found: list[DeviceGrounds] = cluster.ask(share, device_grounds, config, on=bearing)
         _check_equal(bearing, found)
         self.measuring = found[0]
+        identity, threads = found[0].found.identity(), found[0].measured.threads
+        self._kind = Kind(identity, threads, frozenset(node.id for node in bearing))
 
     def grounds(self, space: SearchSpace, request: DataRequest, before: Mapping[str, Any] | None) -> Grounds:
         measuring, training = self._shares
@@ -116,7 +118,7 @@ class _OnCluster:
 
     def engine(self, run_dir: Path) -> Callable[[], Engine]:
         devices = self.measuring.device, self._trains_on
-        return partial(RayEngine, self._staff, Path.cwd(), devices, self._config.engine.timeout)
+        return partial(RayEngine, self._staff, Path.cwd(), devices, self._config.engine.timeout, self._kind)
 
 
 def _check_equal(nodes: list[cluster.Node], found: list[DeviceGrounds]) -> None:

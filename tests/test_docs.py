@@ -64,6 +64,8 @@ def test_the_documents_use_known_tags() -> None:
         "example",
         "space",
         "cluster",
+        "ray",
+        "ray-start",
         "simulated",
     }
     assert {block.tag for block in blocks("bash")} <= known

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import optuna
@@ -21,10 +23,11 @@ from nas.config.search import EngineSettings, SearchConfig, TimeoutSettings
 from nas.errors import InputError
 from nas.evaluate import evaluate
 from nas.measure.settings import MeasureSettings
-from nas.remote import RayEngine, _Seat
-from nas.slots import Job
+from nas.remote import Kind, RayEngine, Where, _Seat
+from nas.slots import Job, Slots
 from tests.conftest import QUICK, Search
 from tests.faults.faulty import FaultyArchitecture
+from tests.test_docs import arguments, commands
 from tests.test_local import GOOD, request_of, silent
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -127,6 +130,20 @@ def test_a_node_that_dies_takes_no_trial_with_it(
     assert Counter(trial.user_attrs["attempt"] for trial in own)[2] == 1, "what was under way there was begun again"
 
 
+@pytest.mark.parametrize("command", commands("ray"))
+def test_the_searches_that_the_document_shows_are_read(command: str, search: Search) -> None:
+    code, out, err = search(*arguments(command), "--cfg")
+    assert code == 0 and "kind: ray" in out, err
+
+
+@pytest.mark.parametrize("command", commands("ray-start"))
+def test_nodes_start_as_the_document_shows(command: str) -> None:
+    from ray.scripts.scripts import start
+
+    program, verb, *given = shlex.split(command)
+    assert (program, verb) == ("ray", "start") and start.make_context("start", given).params["node_ip_address"] is None
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -193,6 +210,20 @@ def test_where_no_ray_runs_auto_says_so(search: Search, monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     code, _, err = search("conf=osa_digits", "engine=ray")
     assert code == 2 and "engine.address=auto (RAY_ADDRESS=127.0.0.1:1) does not answer" in err
+
+
+def test_a_node_that_joins_later_measures_only_if_it_is_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    monkeypatch.setattr(ray, "get", lambda told: told)
+    desk = SimpleNamespace(identity=SimpleNamespace(remote=lambda threads: {"name": "slow", "threads": threads}))
+
+    def unlike(ours: str, node: str) -> str | None:
+        kind = Kind({"name": ours, "threads": 1}, 1, frozenset({"known"}))
+        return _Seat(Share(1.0, 0.0), "cpu", (), Slots([]), lambda error: None, kind)._unlike(desk, Where("host", node, ()))
+
+    assert unlike("fast", "known") is None and unlike("slow", "new") is None
+    assert "has slow, and the study measures on fast" in str(unlike("fast", "new"))
 
 
 def config(
