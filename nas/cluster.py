@@ -10,6 +10,8 @@ import logging
 import math
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +22,7 @@ from nas.errors import InputError
 from nas.failures import first_line
 
 _ANSWER_SECONDS = 3.0
+_CONNECT_SECONDS = 15.0
 _ROUNDING = 1e4  # Ray keeps amounts to four digits
 
 
@@ -100,6 +103,7 @@ def connect(address: str | None) -> None:
 
     if ray.is_initialized():
         return
+    _rehearse(wanted, told)
     try:
         ray.init(address=told, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError:
@@ -107,16 +111,28 @@ def connect(address: str | None) -> None:
             f"engine.address={wanted} cannot be used: no Ray runs on this machine; start one ('ray start --head'), let this "
             "machine join one ('ray start --address=HOST:PORT'), or give engine.address=HOST:PORT."
         ) from None
-    except (RayError, RuntimeError, ValueError, OSError, SystemExit) as error:  # Ray exits where nothing of its kind answers
-        reason = "it does not answer as a Ray head" if isinstance(error, SystemExit) else first_line(error)
-        raise InputError(
-            f"engine.address={wanted} cannot be used ({reason}): give the host:port that 'ray start --head' printed, and run "
-            "the command on a node of that cluster, with the same versions of Python and Ray."
-        ) from None
+    except (RayError, RuntimeError, ValueError, OSError, SystemExit) as error:
+        raise _unusable(wanted, first_line(error)) from None
+
+
+def _unusable(wanted: str, reason: str) -> InputError:
+    return InputError(
+        f"engine.address={wanted} cannot be used ({reason}): give the host:port that 'ray start --head' printed, and run the "
+        "command on a node of that cluster, with the same versions of Python and Ray."
+    )
+
+
+def _rehearse(wanted: str, told: str) -> None:
+    """Let another process try to connect: where something else answers than a Ray head, Ray goes on trying for two minutes."""
+    script = "import logging, ray, sys; ray.init(address=sys.argv[1], log_to_driver=False, logging_level=logging.ERROR)"
+    try:
+        subprocess.run([sys.executable, "-c", script, told], capture_output=True, timeout=_CONNECT_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise _unusable(wanted, f"no Ray head answers within {_CONNECT_SECONDS:g} s") from None
 
 
 def _check_answers(wanted: str, told: str) -> None:
-    """Knock at the door: Ray itself would try for 40 s, and then end the process."""
+    """Knock at the door, which tells at once where nobody is at home."""
     host, colon, port = told.rpartition(":")
     if not colon or not host or not port.isdigit() or int(port) >= 1 << 16:
         raise InputError(

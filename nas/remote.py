@@ -13,7 +13,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -33,6 +32,7 @@ from nas.slots import MOST_KILLS, Job, Slots
 
 _PATIENCE_SECONDS = 30.0
 _FAREWELL_SECONDS = 5.0
+_LOG_CHARACTERS = 4000
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class RayEngine:
             line = Slots(made)
 
             def gave_up(error: InputError) -> None:
-                if all(seat.is_lost for seat in made):
+                if all(seat.is_broken for seat in made):
                     line.give_up(error)
 
             if share is not None:
@@ -219,6 +219,7 @@ class _Seat:
         self.device = f"{id(self)}"
         self.is_open = False
         self.is_lost = False
+        self.is_broken = False
         self.arrived = threading.Event()
         self._share, self._on, self._arguments, self._line = share, device, arguments, line
         self._gave_up, self._kind = gave_up, kind
@@ -249,14 +250,10 @@ class _Seat:
             if tries > 1:
                 self.open(tries - 1)
             elif not self._left:
-                self.is_lost = True
-                self.arrived.set()
-                self._gave_up(unprepared(error))
+                self._break(unprepared(error))
             return
         if unlike:
-            self.is_lost = True
-            self.arrived.set()
-            self._gave_up(InputError(f"engine=ray: {unlike}: name the nodes that measure with measure.resources."))
+            self._break(InputError(f"engine=ray: {unlike}: name the nodes that measure with measure.resources."))
             return
         gpus = "+".join(where.gpus)
         self.told = f"{where.host}/{self._on}/{where.node[:8]}"
@@ -264,6 +261,12 @@ class _Seat:
         self.is_open, self.is_lost = True, False
         self.arrived.set()
         self._line.hand_out()
+
+    def _break(self, error: InputError) -> None:
+        """Take no jobs any more; the search goes on while another seat does."""
+        self.is_lost = self.is_broken = True
+        self.arrived.set()
+        self._gave_up(error)
 
     def _unlike(self, desk: Any, where: Where) -> str | None:
         """Return how the device differs from what is measured on, if this seat measures; one of a known node does not."""
@@ -286,7 +289,7 @@ class _Seat:
 
     def _follow(self, job: Job, request: EvaluationRequest, desk: Any) -> None:
         import ray
-        from ray.exceptions import ObjectLostError, RayActorError, RayError
+        from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
         found: Any = None
         try:
@@ -295,13 +298,19 @@ class _Seat:
                 if isinstance(found, str):
                     job.stage = found
                     job.on_stage(job.number, found)
-        except (RayActorError, ObjectLostError) as error:
+        except RayTaskError as error:  # a defect, of ours or of the node's installation
+            told = unprepared(error.cause) if isinstance(error.cause, ImportError) else error
+            self._line.ended(self, job, told, killed=False)
+        except RayError as error:
             more = f", {job.begun} times" if job.begun > 1 else ""
-            result = job.failed("crash", f"{job.stage}: its node or its seat there died{more}", str(error))
+            if isinstance(error, OutOfMemoryError):
+                result = job.failed("out_of_memory", f"{job.stage}: Ray ended its worker as the node's memory ran out{more}")
+            else:
+                result = job.failed(
+                    "crash", f"{job.stage}: its node died, or its worker there{more}", str(error)[:_LOG_CHARACTERS]
+                )
             self._renew(desk)
             self._line.ended(self, job, result, killed=True)
-        except RayError as error:
-            self._line.ended(self, job, error, killed=False)
         else:
             if isinstance(found, Evaluation):
                 job.begun += found.begun - 1
@@ -311,8 +320,7 @@ class _Seat:
         import ray
 
         self.is_open, self.is_lost = False, True
-        with suppress(ValueError):
-            ray.kill(desk)  # one that is only out of reach must not go on
+        ray.kill(desk)  # one that is only out of reach must not go on
         self.open()
 
     def leave(self) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shlex
+import socket
 import threading
 import time
 from collections import Counter
@@ -210,6 +211,15 @@ def test_where_no_ray_runs_auto_says_so(search: Search, monkeypatch: pytest.Monk
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
     code, _, err = search("conf=osa_digits", "engine=ray")
     assert code == 2 and "engine.address=auto (RAY_ADDRESS=127.0.0.1:1) does not answer" in err
+
+
+def test_something_else_than_ray_answers(search: Search, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_CONNECT_SECONDS", 4.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        code, _, err = search("conf=osa_digits", "engine=ray", f"engine.address={address}")
+    assert code == 2 and f"engine.address={address} cannot be used (no Ray head answers within 4 s)" in err
+    assert err.count("\n") == 1 and not (workdir / "runs").exists()
 
 
 def test_a_node_that_joins_later_measures_only_if_it_is_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
