@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -15,13 +15,21 @@ from typing import Any, TypeVar, cast
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.storages import RDBStorage
+from optuna.distributions import distribution_to_json
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import RunError
+from nas.gathering import Gathered
 from nas.secrets import mask_passwords
 
 T = TypeVar("T")
+
+_UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+"""Databases in which many rows can be written at once whether they are there or not, and how."""
 
 PATIENCE_SECONDS = 600.0
 """How long a storage may be away."""
@@ -129,10 +137,83 @@ class PatientRDBStorage(RDBStorage):
         self.what = what
         super().__init__(url, engine_kwargs=engine_kwargs)
 
+    def write(self, gathered: Gathered) -> None:
+        """Write what was gathered: all parameters and attributes in one transaction, then the states.
+
+        Raises:
+            UpdateFinishedTrialError: Another process finished one of the trials; all that concerns others is written.
+        """
+        finished = patiently(lambda: self._write_details(gathered), self.what)
+        for trial_id, (state, values) in gathered.states.items():
+            if trial_id not in finished:
+                self.set_trial_state_values(trial_id, state, values)
+        if finished:
+            raise UpdateFinishedTrialError(f"{len(finished)} of the trials were finished by others")
+
+    def _write_details(self, gathered: Gathered) -> set[int]:
+        """Write parameters and attributes of the trials that are not finished; return the ids of those that are."""
+        if self.engine.name not in _UPSERTS:
+            return self._write_one_by_one(gathered)
+        insert = _UPSERTS[self.engine.name]
+        with self.scoped_session() as session, session.begin():
+            query = sqlalchemy.select(models.TrialModel.trial_id, models.TrialModel.state)
+            states = session.execute(query.where(models.TrialModel.trial_id.in_(gathered.trials)).with_for_update()).all()
+            finished = {trial_id for trial_id, state in states if state.is_finished()}
+            for model, attrs in (
+                (models.TrialUserAttributeModel, gathered.user_attrs),
+                (models.TrialSystemAttributeModel, gathered.system_attrs),
+            ):
+                rows = [
+                    {"trial_id": trial_id, "key": key, "value_json": text}
+                    for (trial_id, key), text in attrs.items()
+                    if trial_id not in finished
+                ]
+                if rows:
+                    statement = insert(model)
+                    session.execute(
+                        statement.on_conflict_do_update(
+                            index_elements=[model.trial_id, model.key], set_={"value_json": statement.excluded.value_json}
+                        ),
+                        rows,
+                    )
+            rows = [
+                {
+                    "trial_id": trial_id,
+                    "param_name": name,
+                    "param_value": value,
+                    "distribution_json": distribution_to_json(distribution),
+                }
+                for (trial_id, name), (value, distribution) in gathered.params.items()
+                if trial_id not in finished
+            ]
+            if rows:
+                # Nothing is done where an earlier try did reach the database.
+                session.execute(insert(models.TrialParamModel).on_conflict_do_nothing(), rows)
+        return finished
+
+    def _write_one_by_one(self, gathered: Gathered) -> set[int]:
+        finished = {trial_id for trial_id in gathered.trials if self.get_trial(trial_id).state.is_finished()}
+        one_by_one(self, gathered, finished)
+        return finished
+
 
 for _name in _METHODS:
     if _name in vars(RDBStorage):
         setattr(PatientRDBStorage, _name, _again(_name))
+
+
+def one_by_one(storage: BaseStorage, gathered: Gathered, finished: Collection[int]) -> None:
+    """Write the parameters and attributes of all trials but the finished ones as Optuna does."""
+    for (trial_id, name), (value, distribution) in gathered.params.items():
+        if trial_id not in finished and name not in storage.get_trial(trial_id).params:
+            storage.set_trial_param(trial_id, name, value, distribution)
+    for write, attrs in (
+        (storage.set_trial_user_attr, gathered.user_attrs),
+        (storage.set_trial_system_attr, gathered.system_attrs),
+    ):
+        for (trial_id, key), text in attrs.items():
+            if trial_id not in finished:
+                write(trial_id, key, json.loads(text))
 
 
 class _Flock:
@@ -159,11 +240,28 @@ class PatientJournal(JournalFileBackend):
 
     def __init__(self, path: str, what: str) -> None:
         self.what = what
+        self._held = threading.local()
         super().__init__(path, lock_obj=cast(Any, _Flock(path)))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep back what this thread appends within the block, and append it at its end: one write and one fsync."""
+        kept: list[dict[str, Any]] = []
+        self._held.logs = kept
+        try:
+            yield
+        finally:
+            self._held.logs = None
+            if kept:
+                self.append_logs(kept)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See ``JournalFileBackend``; a line is there whole or not at all."""
-        patiently(lambda: self._append(logs), self.what)
+        kept: list[dict[str, Any]] | None = getattr(self._held, "logs", None)
+        if kept is not None:
+            kept += logs
+        else:
+            patiently(lambda: self._append(logs), self.what)
 
     def read_logs(self, log_number_from: int) -> Any:
         """See ``JournalFileBackend``."""
@@ -188,3 +286,19 @@ class PatientJournal(JournalFileBackend):
             yield
         finally:
             self._lock.release()
+
+
+def journal_writer(storage: BaseStorage, journal: PatientJournal) -> Callable[[Gathered], None]:
+    """Return what writes to a storage on a journal what was gathered: all parameters and attributes at once, then the states."""
+
+    def write(gathered: Gathered) -> None:
+        finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
+        with journal.held():
+            one_by_one(storage, gathered, finished)
+        for trial_id, (state, values) in gathered.states.items():
+            if trial_id not in finished:
+                storage.set_trial_state_values(trial_id, state, values)
+        if finished:
+            raise UpdateFinishedTrialError(f"{len(finished)} of the trials were finished by others")
+
+    return write

@@ -7,16 +7,18 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, get_storage
 
 from nas.errors import InputError
+from nas.gathering import GatheringStorage, Write
 from nas.owner import Owner, TrialOwner
-from nas.retrying import PatientJournal, PatientRDBStorage
+from nas.retrying import PatientJournal, PatientRDBStorage, journal_writer
 from nas.secrets import mask_password
 from nas.server_owner import ServerOwner, one_at_a_time
 
@@ -61,11 +63,13 @@ class Storage:
 
     Attributes:
         make_durable: Call after a trial is told: returns once all that was written would survive a power cut.
+        together: What this thread writes of trials within such a block is written at its end, all at once (``GatheringStorage``).
     """
 
     optuna: BaseStorage
     spec: StorageSpec
     make_durable: Callable[[], None] = lambda: None
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def storage_spec(storage: str | None, run_dir: Path) -> StorageSpec:
@@ -125,12 +129,15 @@ def open_storage(spec: StorageSpec) -> Storage:
     try:
         if spec.is_journal:
             assert spec.file is not None
-            return Storage(JournalStorage(PatientJournal(str(spec.file), f"study.storage={spec.shown}")), spec)
+            journal = PatientJournal(str(spec.file), f"study.storage={spec.shown}")
+            whole = JournalStorage(journal)
+            return _gathering(whole, journal_writer(whole, journal), spec)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
         with one_at_a_time(spec.url):  # two that make the tables at once would both fail
-            return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True}), spec)
+            database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True})
+            return _gathering(get_storage(database), database.write, spec)
     except _UNREADABLE as error:
         raise InputError(_reason(spec, error)) from None
 
@@ -152,7 +159,13 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
             finally:
                 os.close(descriptor)
 
-    return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}), spec, sync_log)
+    database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect})
+    return _gathering(get_storage(database), database.write, spec, sync_log)
+
+
+def _gathering(inner: BaseStorage, write: Write, spec: StorageSpec, make_durable: Callable[[], None] = lambda: None) -> Storage:
+    storage = GatheringStorage(inner, write)
+    return Storage(storage, spec, make_durable, storage.together)
 
 
 def _reason(spec: StorageSpec, error: Exception) -> str:
