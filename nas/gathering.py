@@ -113,7 +113,8 @@ class GatheringStorage(BaseStorage):
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See ``BaseStorage``."""
-        return self._trials.get_trial(trial_id)
+        trial = self._trials.get_trial(trial_id)
+        return trial if trial.state.is_finished() else _detached(trial)
 
     def get_all_trials(
         self, study_id: int, deepcopy: bool = True, states: Container[TrialState] | None = None
@@ -250,10 +251,10 @@ class _Unit:
             self._adopt(study_id, trials)
         return self._lists[study_id]
 
-    def _adopt(self, study_id: int, trials: list[FrozenTrial]) -> None:
-        for number, trial in enumerate(trials):
-            self._study_of[trial._trial_id] = study_id
-            trials[number] = self._own.setdefault(trial._trial_id, trial)
+    def _adopt(self, study_id: int, trials: list[FrozenTrial], first: int = 0) -> None:
+        for number in range(first, len(trials)):
+            self._study_of[trials[number]._trial_id] = study_id
+            trials[number] = self._own.setdefault(trials[number]._trial_id, trials[number])
 
     def _changeable(self, trial_id: int) -> FrozenTrial:
         """Return a trial that may be changed, a copy of what the storage gave."""
@@ -275,11 +276,21 @@ class _Unit:
         if trial.number < len(trials):
             trials[trial.number] = trial
             return
-        # Other processes may have made some in between.
-        trials += self._inner.get_all_trials(study_id, deepcopy=False)[len(trials) :]
-        self._adopt(study_id, trials)
+        first = len(trials)
+        if trial.number > first:  # other processes made some in between
+            trials += self._inner.get_all_trials(study_id, deepcopy=False)[first : trial.number]
+        trials.append(trial)
+        self._adopt(study_id, trials, first)
 
     def _distribution(self, trial_id: int, name: str) -> BaseDistribution | None:
         study_id = self._study_of.get(trial_id)
         trials = self._list(study_id) if study_id is not None else ()
         return next((trial.distributions[name] for trial in reversed(trials) if name in trial.distributions), None)
+
+
+def _detached(trial: FrozenTrial) -> FrozenTrial:
+    """Return a copy for ``optuna.Trial``, which notes in it what it writes."""
+    found = copy.copy(trial)
+    for name in ("params", "distributions", "user_attrs", "system_attrs", "intermediate_values"):
+        setattr(found, name, dict(getattr(trial, name)))
+    return found

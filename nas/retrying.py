@@ -7,8 +7,9 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -138,44 +139,38 @@ class PatientRDBStorage(RDBStorage):
         super().__init__(url, engine_kwargs=engine_kwargs)
 
     def write(self, gathered: Gathered) -> None:
-        """Write what was gathered: all parameters and attributes in one transaction, then the states.
+        """Write what was gathered, in one transaction.
 
         Raises:
             UpdateFinishedTrialError: Another process finished one of the trials; all that concerns others is written.
         """
-        finished = patiently(lambda: self._write_details(gathered), self.what)
-        for trial_id, (state, values) in gathered.states.items():
-            if trial_id not in finished:
-                self.set_trial_state_values(trial_id, state, values)
-        if finished:
-            raise UpdateFinishedTrialError(f"{len(finished)} of the trials were finished by others")
+        insert = _UPSERTS.get(self.engine.name)
+        if insert is None:
+            one_by_one(self, gathered)
+            return
+        if finished := patiently(lambda: self._write_at_once(gathered, insert), self.what):
+            raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
-    def _write_details(self, gathered: Gathered) -> set[int]:
-        """Write parameters and attributes of the trials that are not finished; return the ids of those that are."""
-        if self.engine.name not in _UPSERTS:
-            return self._write_one_by_one(gathered)
-        insert = _UPSERTS[self.engine.name]
+    def _write_at_once(self, gathered: Gathered, insert: Any) -> set[int]:
+        """Write what was gathered of the trials that are not finished; return the ids of those that are."""
         with self.scoped_session() as session, session.begin():
-            query = sqlalchemy.select(models.TrialModel.trial_id, models.TrialModel.state)
-            states = session.execute(query.where(models.TrialModel.trial_id.in_(gathered.trials)).with_for_update()).all()
-            finished = {trial_id for trial_id, state in states if state.is_finished()}
+            query = sqlalchemy.select(models.TrialModel).where(models.TrialModel.trial_id.in_(gathered.trials))
+            trials = {int(trial.trial_id): trial for trial in session.scalars(query.with_for_update())}
+            finished = {trial_id for trial_id, trial in trials.items() if trial.state.is_finished()}
+
+            def put(model: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
+                rows = [row for row in rows if row["trial_id"] not in finished]
+                if rows:
+                    statement = insert(model)
+                    changed = {key: statement.excluded[key] for key in rows[0] if key not in keys}
+                    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
+
             for model, attrs in (
                 (models.TrialUserAttributeModel, gathered.user_attrs),
                 (models.TrialSystemAttributeModel, gathered.system_attrs),
             ):
-                rows = [
-                    {"trial_id": trial_id, "key": key, "value_json": text}
-                    for (trial_id, key), text in attrs.items()
-                    if trial_id not in finished
-                ]
-                if rows:
-                    statement = insert(model)
-                    session.execute(
-                        statement.on_conflict_do_update(
-                            index_elements=[model.trial_id, model.key], set_={"value_json": statement.excluded.value_json}
-                        ),
-                        rows,
-                    )
+                rows = [{"trial_id": trial_id, "key": key, "value_json": text} for (trial_id, key), text in attrs.items()]
+                put(model, rows, ("trial_id", "key"))
             rows = [
                 {
                     "trial_id": trial_id,
@@ -184,16 +179,17 @@ class PatientRDBStorage(RDBStorage):
                     "distribution_json": distribution_to_json(distribution),
                 }
                 for (trial_id, name), (value, distribution) in gathered.params.items()
-                if trial_id not in finished
             ]
-            if rows:
-                # Nothing is done where an earlier try did reach the database.
-                session.execute(insert(models.TrialParamModel).on_conflict_do_nothing(), rows)
-        return finished
-
-    def _write_one_by_one(self, gathered: Gathered) -> set[int]:
-        finished = {trial_id for trial_id in gathered.trials if self.get_trial(trial_id).state.is_finished()}
-        one_by_one(self, gathered, finished)
+            put(models.TrialParamModel, rows, ("trial_id", "param_name"))
+            rows = []
+            for trial_id, (_, values) in gathered.states.items():
+                for objective, value in enumerate(values or ()):
+                    stored, kind = models.TrialValueModel.value_to_stored_repr(value)
+                    rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
+            put(models.TrialValueModel, rows, ("trial_id", "objective"))
+            for trial_id, (state, _) in gathered.states.items():
+                if trial_id not in finished:
+                    trials[trial_id].state, trials[trial_id].datetime_complete = state, datetime.now()
         return finished
 
 
@@ -202,18 +198,34 @@ for _name in _METHODS:
         setattr(PatientRDBStorage, _name, _again(_name))
 
 
-def one_by_one(storage: BaseStorage, gathered: Gathered, finished: Collection[int]) -> None:
-    """Write the parameters and attributes of all trials but the finished ones as Optuna does."""
-    for (trial_id, name), (value, distribution) in gathered.params.items():
-        if trial_id not in finished and name not in storage.get_trial(trial_id).params:
-            storage.set_trial_param(trial_id, name, value, distribution)
-    for write, attrs in (
-        (storage.set_trial_user_attr, gathered.user_attrs),
-        (storage.set_trial_system_attr, gathered.system_attrs),
-    ):
-        for (trial_id, key), text in attrs.items():
-            if trial_id not in finished:
-                write(trial_id, key, json.loads(text))
+def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    """Write what was gathered as Optuna does: one thing after the other, the states last.
+
+    Args:
+        storage: Where to.
+        gathered: What.
+        held: Entered while parameters and attributes are written.
+
+    Raises:
+        UpdateFinishedTrialError: As ``PatientRDBStorage.write``.
+    """
+    finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
+    with held():
+        for (trial_id, name), (value, distribution) in gathered.params.items():
+            if trial_id not in finished and name not in storage.get_trial(trial_id).params:
+                storage.set_trial_param(trial_id, name, value, distribution)
+        for write, attrs in (
+            (storage.set_trial_user_attr, gathered.user_attrs),
+            (storage.set_trial_system_attr, gathered.system_attrs),
+        ):
+            for (trial_id, key), text in attrs.items():
+                if trial_id not in finished:
+                    write(trial_id, key, json.loads(text))
+    for trial_id, (state, values) in gathered.states.items():
+        if trial_id not in finished:
+            storage.set_trial_state_values(trial_id, state, values)
+    if finished:
+        raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
 
 class _Flock:
@@ -286,19 +298,3 @@ class PatientJournal(JournalFileBackend):
             yield
         finally:
             self._lock.release()
-
-
-def journal_writer(storage: BaseStorage, journal: PatientJournal) -> Callable[[Gathered], None]:
-    """Return what writes to a storage on a journal what was gathered: all parameters and attributes at once, then the states."""
-
-    def write(gathered: Gathered) -> None:
-        finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
-        with journal.held():
-            one_by_one(storage, gathered, finished)
-        for trial_id, (state, values) in gathered.states.items():
-            if trial_id not in finished:
-                storage.set_trial_state_values(trial_id, state, values)
-        if finished:
-            raise UpdateFinishedTrialError(f"{len(finished)} of the trials were finished by others")
-
-    return write

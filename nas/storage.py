@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
@@ -18,7 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 from nas.errors import InputError
 from nas.gathering import GatheringStorage, Write
 from nas.owner import Owner, TrialOwner
-from nas.retrying import PatientJournal, PatientRDBStorage, journal_writer
+from nas.retrying import PatientJournal, PatientRDBStorage, one_by_one
 from nas.secrets import mask_password
 from nas.server_owner import ServerOwner, one_at_a_time
 
@@ -131,7 +132,7 @@ def open_storage(spec: StorageSpec) -> Storage:
             assert spec.file is not None
             journal = PatientJournal(str(spec.file), f"study.storage={spec.shown}")
             whole = JournalStorage(journal)
-            return _gathering(whole, journal_writer(whole, journal), spec)
+            return _gathering(whole, partial(one_by_one, whole, held=journal.held), spec)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
