@@ -7,30 +7,25 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.distributions import distribution_to_json
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.dialects import postgresql, sqlite
+from optuna.trial import FrozenTrial, TrialState
 
+from nas import database
 from nas.errors import RunError
 from nas.gathering import Gathered
 from nas.secrets import mask_passwords
 
 T = TypeVar("T")
-
-_UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-"""Databases in which many rows can be written at once whether they are there or not, and how."""
 
 PATIENCE_SECONDS = 600.0
 """How long a storage may be away."""
@@ -42,7 +37,7 @@ _METHODS = (
     *("create_new_study", "create_new_trial", "set_study_user_attr", "set_study_system_attr", "set_trial_param"),
     *("set_trial_state_values", "set_trial_user_attr", "set_trial_system_attr", "set_trial_intermediate_value"),
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions", "get_study_user_attrs"),
-    *("get_study_system_attrs", "get_all_studies", "get_trial", "get_all_trials", "get_n_trials", "_get_trials"),
+    *("get_study_system_attrs", "get_all_studies", "get_all_trials", "get_n_trials"),
     *("_set_trial_param", "_create_new_trial"),  # which Optuna's cache calls by themselves
     "get_trial_id_from_study_id_trial_number",
 )
@@ -144,53 +139,43 @@ class PatientRDBStorage(RDBStorage):
         Raises:
             UpdateFinishedTrialError: Another process finished one of the trials; all that concerns others is written.
         """
-        insert = _UPSERTS.get(self.engine.name)
-        if insert is None:
+        if not database.writes_at_once(self.engine.name):
             one_by_one(self, gathered)
             return
-        if finished := patiently(lambda: self._write_at_once(gathered, insert), self.what):
+
+        def write() -> set[int]:
+            with self.scoped_session() as session, session.begin():
+                return database.write_gathered(session, gathered, self.engine.name)
+
+        if finished := patiently(write, self.what):
             raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
-    def _write_at_once(self, gathered: Gathered, insert: Any) -> set[int]:
-        """Write what was gathered of the trials that are not finished; return the ids of those that are."""
-        with self.scoped_session() as session, session.begin():
-            query = sqlalchemy.select(models.TrialModel).where(models.TrialModel.trial_id.in_(gathered.trials))
-            trials = {int(trial.trial_id): trial for trial in session.scalars(query.with_for_update())}
-            finished = {trial_id for trial_id, trial in trials.items() if trial.state.is_finished()}
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """See ``BaseStorage``."""
+        return patiently(lambda: self._read_trial(trial_id), self.what)
 
-            def put(model: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
-                rows = [row for row in rows if row["trial_id"] not in finished]
-                if rows:
-                    statement = insert(model)
-                    changed = {key: statement.excluded[key] for key in rows[0] if key not in keys}
-                    session.execute(statement.on_conflict_do_update(index_elements=keys, set_=changed), rows)
+    def _read_trial(self, trial_id: int) -> FrozenTrial:
+        with self.scoped_session() as session:
+            found = database.read_trials(session, database.named(trial_id))
+        if not found:
+            raise KeyError(f"no trial has the id {trial_id}")
+        return found[0]
 
-            for model, attrs in (
-                (models.TrialUserAttributeModel, gathered.user_attrs),
-                (models.TrialSystemAttributeModel, gathered.system_attrs),
-            ):
-                rows = [{"trial_id": trial_id, "key": key, "value_json": text} for (trial_id, key), text in attrs.items()]
-                put(model, rows, ("trial_id", "key"))
-            rows = [
-                {
-                    "trial_id": trial_id,
-                    "param_name": name,
-                    "param_value": value,
-                    "distribution_json": distribution_to_json(distribution),
-                }
-                for (trial_id, name), (value, distribution) in gathered.params.items()
-            ]
-            put(models.TrialParamModel, rows, ("trial_id", "param_name"))
-            rows = []
-            for trial_id, (_, values) in gathered.states.items():
-                for objective, value in enumerate(values or ()):
-                    stored, kind = models.TrialValueModel.value_to_stored_repr(value)
-                    rows.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
-            put(models.TrialValueModel, rows, ("trial_id", "objective"))
-            for trial_id, (state, _) in gathered.states.items():
-                if trial_id not in finished:
-                    trials[trial_id].state, trials[trial_id].datetime_complete = state, datetime.now()
-        return finished
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        condition = database.new_or_among(study_id, trial_id_greater_than, included_trial_ids)
+
+        def read() -> list[FrozenTrial]:
+            with self.scoped_session() as session:
+                return database.read_trials(session, condition)
+
+        found = patiently(read, self.what)
+        return found if states is None else [trial for trial in found if trial.state in states]
 
 
 for _name in _METHODS:
