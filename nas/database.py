@@ -103,6 +103,8 @@ def read_trials(session: Session, condition: ColumnElement[bool]) -> list[Frozen
             found[row[0]].append(row[1:])
         return found
 
+    # First: what belongs to a trial that is finished has been written by then, and another process may finish one meanwhile.
+    rows = session.scalars(select(TrialModel).where(condition).order_by(TrialModel.trial_id)).all()
     P, V, I = TrialParamModel, TrialValueModel, TrialIntermediateValueModel  # noqa: E741
     params = details(P.param_id, P.trial_id, P.param_name, P.param_value, P.distribution_json)
     values = details(V.objective, V.trial_id, V.value, V.value_type)
@@ -113,8 +115,7 @@ def read_trials(session: Session, condition: ColumnElement[bool]) -> list[Frozen
     ]
     trials = []
     trial: Any  # its columns are typed as columns, not as what they hold
-    query = select(TrialModel).where(condition).order_by(TrialModel.trial_id)
-    for trial in session.scalars(query):
+    for trial in rows:
         at = int(trial.trial_id)
         domains = {sys.intern(name): _distribution(text) for name, _, text in params.get(at, ())}
         user_attrs, system_attrs = (
