@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
@@ -21,7 +22,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import database
-from nas.errors import RunError
+from nas.errors import InputError, RunError
 from nas.gathering import Gathered
 from nas.secrets import mask_passwords
 
@@ -48,11 +49,22 @@ told: Callable[[str], None] = lambda text: None  # noqa: E731 - the display puts
 _until = threading.local()
 
 
-def patiently(call: Callable[[], T], what: str, patience_s: float | None = None) -> T:
+def _restore() -> str:
+    return "restore a copy of it"
+
+
+def patiently(call: Callable[[], T], what: str, patience_s: float | None = None, remedy: Callable[[], str] = _restore) -> T:
     """Return what ``call`` returns, trying again as long as a storage is away.
+
+    Args:
+        call: What to do.
+        what: How messages call the storage.
+        patience_s: How long to try.
+        remedy: Says what to do with a storage that is damaged.
 
     Raises:
         RunError: It was away for too long.
+        InputError: It is damaged.
     """
     if getattr(_until, "moment_s", None) is not None:  # a storage's method within another one: that one waits
         return call()
@@ -65,6 +77,8 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None)
             try:
                 found = call()
             except Exception as error:
+                if is_damaged(error):
+                    raise InputError(f"{what} cannot be read ({_reason(error)}): {remedy()}.") from error
                 if not is_away(error):
                     raise
                 reason = _reason(error)
@@ -84,6 +98,15 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None)
         raise AssertionError("there is always another pause")
     finally:
         _until.moment_s = None
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether an error says that a database's file is no longer one."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    original = getattr(cause, "orig", None)
+    return type(original) is sqlite3.DatabaseError and any(
+        text in str(original) for text in ("malformed", "not a database", "corrupt")
+    )
 
 
 def is_away(error: BaseException) -> bool:
@@ -114,7 +137,7 @@ def _again(name: str) -> Callable[..., Any]:
     whole = getattr(RDBStorage, name)
 
     def method(self: Any, *arguments: Any, **more: Any) -> Any:
-        return patiently(lambda: whole(self, *arguments, **more), self.what)
+        return patiently(lambda: whole(self, *arguments, **more), self.what, remedy=self.remedy)
 
     method.__name__, method.__doc__ = name, whole.__doc__
     return method
@@ -127,10 +150,11 @@ class PatientRDBStorage(RDBStorage):
         url: The database's.
         what: How messages call it.
         engine_kwargs: SQLAlchemy's.
+        remedy: Says what to do if it is damaged.
     """
 
-    def __init__(self, url: str, what: str, engine_kwargs: dict[str, Any]) -> None:
-        self.what = what
+    def __init__(self, url: str, what: str, engine_kwargs: dict[str, Any], remedy: Callable[[], str] = _restore) -> None:
+        self.what, self.remedy = what, remedy
         super().__init__(url, engine_kwargs=engine_kwargs)
 
     def write(self, gathered: Gathered) -> None:
@@ -147,12 +171,12 @@ class PatientRDBStorage(RDBStorage):
             with self.scoped_session() as session, session.begin():
                 return database.write_gathered(session, gathered, self.engine.name)
 
-        if finished := patiently(write, self.what):
+        if finished := patiently(write, self.what, remedy=self.remedy):
             raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
     def get_trial(self, trial_id: int) -> FrozenTrial:
         """See ``BaseStorage``."""
-        return patiently(lambda: self._read_trial(trial_id), self.what)
+        return patiently(lambda: self._read_trial(trial_id), self.what, remedy=self.remedy)
 
     def _read_trial(self, trial_id: int) -> FrozenTrial:
         with self.scoped_session() as session:
@@ -174,7 +198,7 @@ class PatientRDBStorage(RDBStorage):
             with self.scoped_session() as session:
                 return database.read_trials(session, condition)
 
-        found = patiently(read, self.what)
+        found = patiently(read, self.what, remedy=self.remedy)
         return found if states is None else [trial for trial in found if trial.state in states]
 
 

@@ -16,6 +16,7 @@ import optuna
 import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 
+from nas.backup import Backup
 from nas.errors import InputError
 from nas.gathering import GatheringStorage, Write
 from nas.owner import Owner, TrialOwner
@@ -63,6 +64,7 @@ class Storage:
     """An open storage.
 
     Attributes:
+        backup: The copy of its file; ``None`` for a database server, which has its own ways.
         make_durable: Call after a trial is told: returns once all that was written would survive a power cut.
         together: What this thread writes of trials within such a block is written at its end, all at once (``GatheringStorage``).
     """
@@ -70,6 +72,7 @@ class Storage:
     optuna: BaseStorage
     spec: StorageSpec
     make_durable: Callable[[], None] = lambda: None
+    backup: Backup | None = None
     together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
@@ -132,7 +135,8 @@ def open_storage(spec: StorageSpec) -> Storage:
             assert spec.file is not None
             journal = PatientJournal(str(spec.file), f"study.storage={spec.shown}")
             whole = JournalStorage(journal)
-            return _gathering(whole, partial(one_by_one, whole, held=journal.held), spec)
+            backup = Backup(spec.file, is_journal=True)
+            return _gathering(whole, partial(one_by_one, whole, held=journal.held), spec, backup.make_if_due, backup)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
@@ -159,22 +163,32 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        backup.make_if_due()
 
-    database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect})
-    return _gathering(get_storage(database), database.write, spec, sync_log)
+    backup = Backup(path, is_journal=False)
+    database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}, backup.remedy)
+    return _gathering(get_storage(database), database.write, spec, sync_log, backup)
 
 
-def _gathering(inner: BaseStorage, write: Write, spec: StorageSpec, make_durable: Callable[[], None] = lambda: None) -> Storage:
+def _gathering(
+    inner: BaseStorage,
+    write: Write,
+    spec: StorageSpec,
+    make_durable: Callable[[], None] = lambda: None,
+    backup: Backup | None = None,
+) -> Storage:
     storage = GatheringStorage(inner, write)
-    return Storage(storage, spec, make_durable, storage.together)
+    return Storage(storage, spec, make_durable, backup, storage.together)
 
 
 def _reason(spec: StorageSpec, error: Exception) -> str:
     cause = error.__cause__ or error
     original = getattr(cause, "orig", None) or cause
     text = mask_password(str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__)
-    if spec.file is not None and os.path.exists(spec.file):
-        remedy = "restore a copy of it, or move it away to begin anew"
+    if isinstance(error, RuntimeError) and "schema" in text:
+        remedy = "it was written by another version of Optuna; install that one, or a newer one"
+    elif spec.file is not None and os.path.exists(spec.file):
+        remedy = Backup(spec.file, spec.is_journal).remedy()
     elif spec.file is not None:
         remedy = "choose another study.storage or run_dir"
     elif isinstance(error, ImportError):

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
 from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_outcome, references_in, with_seeds
-from nas.conditions import check_conditions, stored_conditions
+from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
@@ -150,6 +150,7 @@ class Study:
             for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
                 self._study.set_user_attr(key, value)
             self._study.set_user_attr("constraints", dict(plan.constraints))
+            self._study.set_user_attr("format", FORMAT)
             for params in plan.start:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
