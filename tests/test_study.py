@@ -321,7 +321,7 @@ def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
     run = Run(tmp_path)
     run.go(1)
     optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db").set_user_attr("format", 99)
-    with pytest.raises(InputError, match="a newer version of this program .its format is 99"):
+    with pytest.raises(InputError, match=r"a newer version of this program \(its format is 99"):
         Run(tmp_path)
     with pytest.raises(InputError, match="a newer version"):
         read_archive(open_storage(storage_spec(None, tmp_path)), "toy")
