@@ -1,4 +1,4 @@
-"""Looks for known vulnerabilities in what is installed, with pip-audit; where their database cannot be reached, says so and passes.
+"""Looks for known vulnerabilities in what is installed, with pip-audit; where the network does not allow it, says so and passes.
 
     python tests/audit.py
 
