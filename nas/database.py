@@ -9,7 +9,6 @@ import json
 import sys
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from datetime import datetime
 from functools import lru_cache
 from typing import Any
 
@@ -64,14 +63,14 @@ def write_gathered(session: Session, gathered: Gathered, dialect: str) -> set[in
     ]
     put(TrialParamModel, params, ("trial_id", "param_name"))
     values: list[dict[str, Any]] = []
-    for trial_id, (_, told) in gathered.states.items():
+    for trial_id, (_, told, _) in gathered.states.items():
         for objective, value in enumerate(told or ()):
             stored, kind = TrialValueModel.value_to_stored_repr(value)
             values.append({"trial_id": trial_id, "objective": objective, "value": stored, "value_type": kind})
     put(TrialValueModel, values, ("trial_id", "objective"))
-    for trial_id, (state, _) in gathered.states.items():
+    for trial_id, (state, _, ended_at) in gathered.states.items():
         if trial_id not in finished:
-            trials[trial_id].state, trials[trial_id].datetime_complete = state, datetime.now()
+            trials[trial_id].state, trials[trial_id].datetime_complete = state, ended_at
     return finished
 
 

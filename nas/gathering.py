@@ -30,13 +30,13 @@ class Gathered:
         user_attrs: Values as JSON, by trial id and key.
         system_attrs: Likewise.
         params: Internal value and distribution, by trial id and name.
-        states: Trial ids with the states that they end in, and their values.
+        states: Trial ids with the states that they end in, their values, and when that was.
     """
 
     user_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
     system_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
     params: dict[tuple[int, str], tuple[float, BaseDistribution]] = field(default_factory=dict)
-    states: dict[int, tuple[TrialState, Sequence[float] | None]] = field(default_factory=dict)
+    states: dict[int, tuple[TrialState, Sequence[float] | None, datetime]] = field(default_factory=dict)
 
     @property
     def trials(self) -> set[int]:
@@ -225,7 +225,7 @@ class _Unit:
         if values is not None:
             trial.values = list(values)
         trial.state, trial.datetime_complete = state, datetime.now()
-        self._gathered.states[trial_id] = state, values
+        self._gathered.states[trial_id] = state, values, trial.datetime_complete
         return True
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None) -> int:

@@ -230,7 +230,7 @@ def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], Abst
             for (trial_id, key), text in attrs.items():
                 if trial_id not in finished:
                     write(trial_id, key, json.loads(text))
-    for trial_id, (state, values) in gathered.states.items():
+    for trial_id, (state, values, _) in gathered.states.items():
         if trial_id not in finished:
             storage.set_trial_state_values(trial_id, state, values)
     if finished:
