@@ -29,6 +29,7 @@ check: $(READY)
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m mypy
 	$(dir $(PYTHON))lint-imports
+	$(PYTHON) tests/audit.py
 
 format: $(READY)
 	$(PYTHON) -m ruff check --fix .

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import random
 import resource
 import statistics
@@ -32,24 +33,31 @@ from nas.sampling import TrialSeededSampler
 from nas.storage import open_storage, storage_spec
 from nas.study import Asked, Study, StudyPlan
 from nas.targets import build_target, locate_target, maker
+from search_spaces.osa import Architecture
 
 ROOT = Path(__file__).resolve().parents[1]
 OBJECTIVES = ("top1", "latency_ms", "flops_per_s", "energy_j")
 
 
 def invented(asked: Asked) -> Evaluation:
-    """Return figures that depend on the network in some way."""
-    draw = random.Random(asked.architecture.id)
-    latency_ms = 1.0 + 10 * draw.random()
-    top1 = 0.5 + 0.04 * latency_ms + 0.05 * draw.random()
-    rate = 1e9 * (1 + draw.random())
+    """Return figures that depend on the network as real ones do: more work, more accuracy, more time, each with some noise.
+
+    How many networks are on the front, and so what a sampler has to do, hangs on that.
+    """
+    architecture = asked.architecture
+    assert isinstance(architecture, Architecture)
+    draw = random.Random(architecture.id)
+    layers = sum(stage.layers * stage.depth for stage in architecture.stages)
+    work = sum(stage.layers * stage.depth * stage.conv_channels**2 / 4**at for at, stage in enumerate(architecture.stages))
+    latency_ms = (0.2 * layers + work / 400) * draw.uniform(0.95, 1.05)
+    power_w = 50 + 20 * math.log(work) * draw.uniform(0.9, 1.1)
     return Evaluation(
         Metrics(
-            asked.architecture.id,
-            top1=top1,
+            architecture.id,
+            top1=0.99 - 0.5 * work**-0.3 + draw.gauss(0, 0.005),
             latency_ms=latency_ms,
-            flops_per_s=rate,
-            energy_j=latency_ms * draw.uniform(1, 2),
+            flops_per_s=1e6 * work / latency_ms,
+            energy_j=power_w * latency_ms / 1e3,
             train_loss=(1.0,) * 7,
             epochs=7,
         )
@@ -109,9 +117,11 @@ def main() -> None:
         ask_ms, tell_ms = (1e3 * statistics.median(values[part]) for values in (ask_s, tell_s))
         table.add_row(f"{end - options.every} to {end}", f"{ask_ms:.1f}", f"{tell_ms:.1f}", f"{ask_ms + tell_ms:.1f}")
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    repeats = sum("reused_from" in trial.user_attrs for trial in again.trials)
     told = (
-        f"{options.sampler}, medians; afterwards: come back to it in {resume_s:.2f} s, its front of {len(front)} in "
-        f"{front_s:.2f} s, {size_mb:.1f} MB of SQLite, {memory_mb:.0f} MB of memory"
+        f"{options.sampler}, medians ({repeats} suggestions were repeats, told while asking for the next); afterwards: "
+        f"come back to it in {resume_s:.2f} s, its front of {len(front)} in {front_s:.2f} s, {size_mb:.1f} MB of SQLite, "
+        f"{memory_mb:.0f} MB of memory"
     )
     show(torch.device("cpu"), told, table, 100)
     last = slice(-options.every, None)

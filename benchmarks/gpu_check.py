@@ -1,7 +1,8 @@
 """One table of what this device does with the presets and a few sampled candidates: the last part of ``make gpu-check``.
 
 Every network goes the way of a search's candidate: counted, timed, its energy and memory taken, trained briefly. The data
-are scikit-learn's digits at 32x32, or a folder of images, trained on as ``conf/osa_cifar.yaml`` says; both need no network. Raw results go to ``$OUT``, if that is set.
+are scikit-learn's digits at 32x32, or a folder of images, trained on as ``conf/osa_cifar.yaml`` says; both need no network. Raw
+results go to ``$OUT``, if that is set.
 Exits with 1 if a network failed.
 
 The package need not be installed if the checkout is on PYTHONPATH (``make gpu-check`` sees to it), but what it stands on must

@@ -13,6 +13,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.spread import SEED_NOISE
+from nas.conditions import check_format
 from nas.errors import InputError, suggestion
 from nas.outcomes import Outcome, State
 from nas.storage import Storage
@@ -55,13 +56,14 @@ def read_archive(storage: Storage, name: str) -> Archive:
     """Read a study.
 
     Raises:
-        InputError: The storage holds no study of that name.
+        InputError: The storage holds no study of that name, or one that a newer version has written.
     """
     try:
         study = optuna.load_study(study_name=name, storage=storage.optuna)
     except KeyError:
         known = optuna.get_all_study_names(storage.optuna)
         raise InputError(f"study {name!r} is not in {storage.spec.shown}{suggestion(name, known, 'studies')}") from None
+    check_format(name, study.user_attrs)
     trials = study.get_trials(deepcopy=False)
     return Archive(
         outcomes=tuple(with_seeds([outcome_of(trial) for trial in trials if trial.state in STATES], study.user_attrs)),

@@ -11,17 +11,35 @@ import optuna
 from nas.errors import InputError
 from nas.storage import Storage
 
+FORMAT = 1
+"""Of what a study's attributes mean; a study that says nothing has this one."""
+
+
+def check_format(name: str, attributes: Mapping[str, Any]) -> None:
+    """Refuse a study whose attributes mean what this program does not know.
+
+    Raises:
+        InputError: A newer version has written it.
+    """
+    found = attributes.get("format", FORMAT)
+    if found != FORMAT:
+        raise InputError(
+            f"study.name={name} was written by a newer version of this program (its format is {found}, and {FORMAT} is known "
+            "here): update the program, or take another study.name."
+        )
+
 
 def stored_conditions(storage: Storage, name: str) -> dict[str, Any] | None:
     """Return the conditions under which a study was begun, ``None`` if there is no such study.
 
     Raises:
-        InputError: If the study was not made by this program.
+        InputError: If the study was not made by this program, or by a newer version of it.
     """
     names = optuna.get_all_study_names(storage.optuna)
     if name not in names:
         return None
     study = optuna.load_study(study_name=name, storage=storage.optuna)
+    check_format(name, study.user_attrs)
     conditions = study.user_attrs.get("conditions")
     if conditions is None and not study.get_trials(deepcopy=False):
         return None  # cut off while it was being made

@@ -28,11 +28,13 @@ class History:
 
     Attributes:
         trials: All of them, by number; not to be changed.
+        ended: Those that have ended, in the order in which this history came to know of it.
         hidden: Numbers of those from which a sampler shall learn nothing: they repeat another one, or were gone on with.
     """
 
     def __init__(self) -> None:
         self.trials: Sequence[FrozenTrial] = ()
+        self.ended: list[FrozenTrial] = []
         self.hidden: set[int] = set()
         self._seen = 0
         self._open: list[int] = []
@@ -67,6 +69,7 @@ class History:
 
     def _close(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs
+        self.ended.append(trial)
         self._counted += not attributes.get(UNCOUNTED)
         if trial.state in STATES:
             self._outcomes[trial.number] = outcome_of(trial)

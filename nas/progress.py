@@ -12,10 +12,10 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from nas.analyse.hypervolume import normalised_hypervolume
 from nas.console import clock
 from nas.metrics import METRICS, show
 from nas.outcomes import Domination, Outcome, dominations
+from nas.standing import Standing
 from nas.study import Study
 from nas.tables import front_table, show_gains
 
@@ -31,15 +31,14 @@ class Progress:
     """
 
     def __init__(self, study: Study, console: Console) -> None:
-        self.front: list[Outcome] = []
         self.references: list[Outcome] = study.references
         self.dominated: list[Domination] = []
-        self._hypervolume = 0.0
         self._study, self._console = study, console
+        self._standing = Standing(study)
         finished = study.finished
         self._done = self._done_before = sum(trial.counts for trial in finished)
         self._failed = sum(trial.state == "failed" for trial in finished)
-        self._look()
+        self._compare()
         self._began = time.monotonic()
         self._stages: dict[str, str] = {}
         self._live = Live(get_renderable=self._panel, console=console, refresh_per_second=4, transient=True)
@@ -64,7 +63,7 @@ class Progress:
         """Note that a reference is recorded."""
         self._stages.pop(reference.name, None)
         self.references = [*(known for known in self.references if known.name != reference.name), reference]
-        self._look()
+        self._compare()
         if reference.state == "failed":
             line = f"reference {reference.name}  failed: {reference.failure_reason}"
         else:
@@ -78,7 +77,8 @@ class Progress:
     def seed_told(self, network: Outcome, seed: int, top1: float | None, failure: str | None) -> None:
         """Note that a further seed of a network is recorded."""
         self._stages.pop("seed", None)
-        self._look()
+        self._standing.look()
+        self._compare()
         came_to = f"failed: {failure}" if failure else f"top1 {show(METRICS['top1'], top1)}"
         line = f"trial {network.name}, seed {seed}: {came_to} (before: {show(METRICS['top1'], network.attributes.get('top1'))})"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -89,16 +89,19 @@ class Progress:
         self._done += trial.counts
         self._failed += trial.state == "failed"
         before = [t.number for t in self.front]
-        self._look()
+        self._standing.take(trial)
+        self._compare()
         if not self._console.is_terminal:
             self._console.print(self._line(trial), highlight=False, soft_wrap=True)
         return before != [t.number for t in self.front]
 
-    def _look(self) -> None:
-        feasible = self._study.feasible()
-        self.front = self._study.front(feasible)
+    @property
+    def front(self) -> list[Outcome]:
+        """The networks that no other one dominates."""
+        return self._standing.front
+
+    def _compare(self) -> None:
         self.dominated = dominations(self.front, self.references, self._study.plan.objectives)
-        self._hypervolume = normalised_hypervolume(self._study.minimised(feasible)) if feasible else 0.0
 
     def _values(self, network: Outcome) -> list[str]:
         return [f"{m.name} {show(m, network.attributes.get(m.name))}" for m in self._study.plan.objectives]
@@ -122,7 +125,9 @@ class Progress:
         if trial.state == "repeated":
             return f"{head}  builds what trial {trial.attributes['reused_from']} built: its result is taken again"
         on_front = "on the front" if any(t.number == trial.number for t in self.front) else "dominated or infeasible"
-        return "  ".join([head, *self._values(trial), on_front, f"hypervolume {self._hypervolume:.3f}", self._left()]).rstrip()
+        return "  ".join(
+            [head, *self._values(trial), on_front, f"hypervolume {self._standing.hypervolume:.3f}", self._left()]
+        ).rstrip()
 
     def _panel(self) -> RenderableType:
         plan = self._study.plan
@@ -131,7 +136,7 @@ class Progress:
         elapsed = clock(time.monotonic() - self._began)
         head.add_row(Text(plan.name, style="bold"), f"{self._done} of {plan.trials} trials", bar, elapsed, self._left())
         now = "   ".join(self._stages.values())
-        state = f"hypervolume {self._hypervolume:.3f} of the box between the best and the worst values seen"
+        state = f"hypervolume {self._standing.hypervolume:.3f} of the box between the best and the worst values seen"
         failed = f"   failed {self._failed}" if self._failed else ""
         return Group(head, Text(now or "…", style="cyan"), Text(state + failed, style="dim"), *self._best(self.front))
 

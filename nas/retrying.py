@@ -5,20 +5,25 @@ from __future__ import annotations
 import json
 import os
 import random
+import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import optuna
 import sqlalchemy
 from filelock import FileLock
-from optuna.storages import RDBStorage
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
-from nas.errors import RunError
+from nas import database
+from nas.errors import InputError, RunError
+from nas.gathering import Gathered
 from nas.secrets import mask_passwords
 
 T = TypeVar("T")
@@ -33,7 +38,7 @@ _METHODS = (
     *("create_new_study", "create_new_trial", "set_study_user_attr", "set_study_system_attr", "set_trial_param"),
     *("set_trial_state_values", "set_trial_user_attr", "set_trial_system_attr", "set_trial_intermediate_value"),
     *("get_study_id_from_name", "get_study_name_from_id", "get_study_directions", "get_study_user_attrs"),
-    *("get_study_system_attrs", "get_all_studies", "get_trial", "get_all_trials", "get_n_trials", "_get_trials"),
+    *("get_study_system_attrs", "get_all_studies", "get_all_trials", "get_n_trials"),
     *("_set_trial_param", "_create_new_trial"),  # which Optuna's cache calls by themselves
     "get_trial_id_from_study_id_trial_number",
 )
@@ -44,11 +49,22 @@ told: Callable[[str], None] = lambda text: None  # noqa: E731 - the display puts
 _until = threading.local()
 
 
-def patiently(call: Callable[[], T], what: str, patience_s: float | None = None) -> T:
+def _restore() -> str:
+    return "restore a copy of it"
+
+
+def patiently(call: Callable[[], T], what: str, patience_s: float | None = None, remedy: Callable[[], str] = _restore) -> T:
     """Return what ``call`` returns, trying again as long as a storage is away.
+
+    Args:
+        call: What to do.
+        what: How messages call the storage.
+        patience_s: How long to try.
+        remedy: Says what to do with a storage that is damaged.
 
     Raises:
         RunError: It was away for too long.
+        InputError: It is damaged.
     """
     if getattr(_until, "moment_s", None) is not None:  # a storage's method within another one: that one waits
         return call()
@@ -61,6 +77,8 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None)
             try:
                 found = call()
             except Exception as error:
+                if is_damaged(error):
+                    raise InputError(f"{what} cannot be read ({_reason(error)}): {remedy()}.") from error
                 if not is_away(error):
                     raise
                 reason = _reason(error)
@@ -80,6 +98,15 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None)
         raise AssertionError("there is always another pause")
     finally:
         _until.moment_s = None
+
+
+def is_damaged(error: BaseException) -> bool:
+    """Whether an error says that a database's file is no longer one."""
+    cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
+    original = getattr(cause, "orig", None)
+    return type(original) is sqlite3.DatabaseError and any(
+        text in str(original) for text in ("malformed", "not a database", "corrupt")
+    )
 
 
 def is_away(error: BaseException) -> bool:
@@ -110,7 +137,7 @@ def _again(name: str) -> Callable[..., Any]:
     whole = getattr(RDBStorage, name)
 
     def method(self: Any, *arguments: Any, **more: Any) -> Any:
-        return patiently(lambda: whole(self, *arguments, **more), self.what)
+        return patiently(lambda: whole(self, *arguments, **more), self.what, remedy=self.remedy)
 
     method.__name__, method.__doc__ = name, whole.__doc__
     return method
@@ -123,16 +150,91 @@ class PatientRDBStorage(RDBStorage):
         url: The database's.
         what: How messages call it.
         engine_kwargs: SQLAlchemy's.
+        remedy: Says what to do if it is damaged.
     """
 
-    def __init__(self, url: str, what: str, engine_kwargs: dict[str, Any]) -> None:
-        self.what = what
+    def __init__(self, url: str, what: str, engine_kwargs: dict[str, Any], remedy: Callable[[], str] = _restore) -> None:
+        self.what, self.remedy = what, remedy
         super().__init__(url, engine_kwargs=engine_kwargs)
+
+    def write(self, gathered: Gathered) -> None:
+        """Write what was gathered, in one transaction.
+
+        Raises:
+            UpdateFinishedTrialError: Another process finished one of the trials; all that concerns others is written.
+        """
+        if not database.writes_at_once(self.engine.name):
+            one_by_one(self, gathered)
+            return
+
+        def write() -> set[int]:
+            with self.scoped_session() as session, session.begin():
+                return database.write_gathered(session, gathered, self.engine.name)
+
+        if finished := patiently(write, self.what, remedy=self.remedy):
+            raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
+
+    def get_trial(self, trial_id: int) -> FrozenTrial:
+        """See ``BaseStorage``."""
+        return patiently(lambda: self._read_trial(trial_id), self.what, remedy=self.remedy)
+
+    def _read_trial(self, trial_id: int) -> FrozenTrial:
+        with self.scoped_session() as session:
+            found = database.read_trials(session, database.named(trial_id))
+        if not found:
+            raise KeyError(f"no trial has the id {trial_id}")
+        return found[0]
+
+    def _get_trials(
+        self,
+        study_id: int,
+        states: Container[TrialState] | None,
+        included_trial_ids: set[int],
+        trial_id_greater_than: int,
+    ) -> list[FrozenTrial]:
+        condition = database.new_or_among(study_id, trial_id_greater_than, included_trial_ids)
+
+        def read() -> list[FrozenTrial]:
+            with self.scoped_session() as session:
+                return database.read_trials(session, condition)
+
+        found = patiently(read, self.what, remedy=self.remedy)
+        return found if states is None else [trial for trial in found if trial.state in states]
 
 
 for _name in _METHODS:
     if _name in vars(RDBStorage):
         setattr(PatientRDBStorage, _name, _again(_name))
+
+
+def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    """Write what was gathered as Optuna does: one thing after the other, the states last.
+
+    Args:
+        storage: Where to.
+        gathered: What.
+        held: Entered while parameters and attributes are written.
+
+    Raises:
+        UpdateFinishedTrialError: As ``PatientRDBStorage.write``.
+    """
+    finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
+    with held():
+        for (trial_id, name), (value, distribution) in gathered.params.items():
+            if trial_id not in finished and name not in storage.get_trial(trial_id).params:
+                storage.set_trial_param(trial_id, name, value, distribution)
+        for write, attrs in (
+            (storage.set_trial_user_attr, gathered.user_attrs),
+            (storage.set_trial_system_attr, gathered.system_attrs),
+        ):
+            for (trial_id, key), text in attrs.items():
+                if trial_id not in finished:
+                    write(trial_id, key, json.loads(text))
+    for trial_id, (state, values, _) in gathered.states.items():
+        if trial_id not in finished:
+            storage.set_trial_state_values(trial_id, state, values)
+    if finished:
+        raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
 
 class _Flock:
@@ -159,11 +261,28 @@ class PatientJournal(JournalFileBackend):
 
     def __init__(self, path: str, what: str) -> None:
         self.what = what
+        self._held = threading.local()
         super().__init__(path, lock_obj=cast(Any, _Flock(path)))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep back what this thread appends within the block, and append it at its end: one write and one fsync."""
+        kept: list[dict[str, Any]] = []
+        self._held.logs = kept
+        try:
+            yield
+        finally:
+            self._held.logs = None
+            if kept:
+                self.append_logs(kept)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """See ``JournalFileBackend``; a line is there whole or not at all."""
-        patiently(lambda: self._append(logs), self.what)
+        kept: list[dict[str, Any]] | None = getattr(self._held, "logs", None)
+        if kept is not None:
+            kept += logs
+        else:
+            patiently(lambda: self._append(logs), self.what)
 
     def read_logs(self, log_number_from: int) -> Any:
         """See ``JournalFileBackend``."""

@@ -38,6 +38,11 @@ PATIENCE = 1
 """Repeats in a row after which suggestions are drawn at random until one is new: what is known leads to what is known."""
 
 
+LOOKS_AT = 150
+"""Most ended trials that the TPE sampler learns from: what it costs grows with their number, and a search may take for ever. Half
+of them may be of the front, the newest first; the others are the most recent."""
+
+
 class _View:
     """A study as its sampler shall see it: without the trials of ``hidden``, with ``bare`` without the constraints' older list.
 
@@ -97,20 +102,41 @@ class _Neighbour(RandomSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
-def _front(study: optuna.Study, history: History) -> list[FrozenTrial]:
-    """Return the complete trials that keep all bounds and that no other such one dominates."""
-    complete = [
-        trial
-        for trial in history.trials
-        if trial.state == TrialState.COMPLETE
-        and trial.number not in history.hidden
-        and all(miss <= 0 for miss in trial.constraints.values())
-    ]
-    if not complete:
-        return []
-    signs = np.array([1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions])
-    best = non_dominated(np.array([trial.values for trial in complete]) * signs)
-    return [trial for trial, is_best in zip(complete, best, strict=True) if is_best]
+class _Best:
+    """The complete trials that keep all bounds and that no other such one dominates, kept as trials end."""
+
+    def __init__(self) -> None:
+        self._front: list[FrozenTrial] = []
+        self._taken = 0
+
+    def update(self, study: optuna.Study, history: History) -> list[FrozenTrial]:
+        """Take in what has ended since, and return the front by number."""
+        ended = history.ended[self._taken :]
+        self._taken += len(ended)
+        both = self._front + [
+            trial
+            for trial in ended
+            if trial.state == TrialState.COMPLETE
+            and trial.number not in history.hidden
+            and all(miss <= 0 for miss in trial.constraints.values())
+        ]
+        if len(both) > len(self._front):
+            signs = np.array([1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions])
+            best = non_dominated(np.array([trial.values for trial in both]) * signs)
+            self._front = sorted((trial for trial, is_best in zip(both, best, strict=True) if is_best), key=lambda t: t.number)
+        return self._front
+
+
+def _beyond(history: History, front: Sequence[FrozenTrial]) -> set[int]:
+    """Return the numbers of the ended trials that are too many for the sampler to learn from."""
+    if len(history.ended) <= LOOKS_AT:
+        return set()
+    numbers = {trial.number for trial in history.ended} - history.hidden
+    if len(numbers) <= LOOKS_AT:
+        return set()
+    kept = {trial.number for trial in front[-(LOOKS_AT // 2) :]} & numbers
+    recent = sorted(numbers - kept, reverse=True)
+    return set(recent[LOOKS_AT - len(kept) :])
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -138,6 +164,7 @@ class TrialSeededSampler(BaseSampler):
         kind = target if isinstance(target, type) else object
         # The position in a QMC sequence or a grid is kept in the storage and means something under one seed only.
         self._is_qmc, self._is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
+        self._is_tpe = issubclass(kind, TPESampler)
         # A sampler of a user's own may keep what it knows in memory: it is made once.
         self._is_own = not str(getattr(target, "__module__", "")).startswith("optuna.")
         self._goes_its_way = self._is_own or issubclass(kind, RandomSampler | QMCSampler | GridSampler)
@@ -146,7 +173,8 @@ class TrialSeededSampler(BaseSampler):
         self._current: BaseSampler | None = None
         self._draws = False
         self._about: str | None = None
-        self._history = History()
+        self._history, self._best = History(), _Best()
+        self._hidden: Collection[int] = ()
         self._drawing: tuple[int, BaseSampler] | None = None
 
     def _for(self, number: int) -> BaseSampler:
@@ -167,9 +195,12 @@ class TrialSeededSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's own sampler."""
         if study.study_name != self._about:
-            self._about, self._history = study.study_name, History()
+            self._about, self._history, self._best = study.study_name, History(), _Best()
         history = self._history.update(study.get_trials(deepcopy=False))
         self._draws = not self._goes_its_way and history.repeats_before(trial.number) >= PATIENCE
+        self._hidden = () if self._goes_its_way else history.hidden
+        if self._is_tpe and not self._draws:
+            self._hidden = history.hidden | _beyond(history, self._best.update(study, history))
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)
@@ -199,12 +230,12 @@ class TrialSeededSampler(BaseSampler):
         # One trial asks for one parameter after the other; each has to get a draw of its own.
         if self._drawing is None or self._drawing[0] != trial.number:
             seed = trial_seed(self._seed, trial.number)
-            front = _front(study, self._history) if self._history.repeats_before(trial.number) % 2 else []
+            front = self._best.update(study, self._history) if self._history.repeats_before(trial.number) % 2 else []
             self._drawing = trial.number, _Neighbour(front, seed) if front else RandomSampler(seed=seed)
         return self._drawing[1]
 
     def _view(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _View(study, () if self._goes_its_way else self._history.hidden, self._models_constraints))
+        return cast(optuna.Study, _View(study, self._hidden, self._models_constraints))
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""

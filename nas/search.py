@@ -150,6 +150,8 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
                 interrupted = True
             except RunError as error:
                 given_up, interrupted = error, True
+        if storage.backup is not None:
+            storage.backup.make()
         _finish(prepared, study, overrides, console, interrupted)
         if given_up is not None:
             raise given_up

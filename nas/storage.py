@@ -7,16 +7,20 @@ import os
 import re
 import sqlite3
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
 import sqlalchemy
-from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages import BaseStorage, JournalStorage, get_storage
 
+from nas.backup import Backup
 from nas.errors import InputError
+from nas.gathering import GatheringStorage, Write
 from nas.owner import Owner, TrialOwner
-from nas.retrying import PatientJournal, PatientRDBStorage
+from nas.retrying import PatientJournal, PatientRDBStorage, one_by_one
 from nas.secrets import mask_password
 from nas.server_owner import ServerOwner, one_at_a_time
 
@@ -60,12 +64,16 @@ class Storage:
     """An open storage.
 
     Attributes:
+        backup: The copy of its file; ``None`` for a database server, which has its own ways.
         make_durable: Call after a trial is told: returns once all that was written would survive a power cut.
+        together: What this thread writes of trials within such a block is written at its end, all at once (``GatheringStorage``).
     """
 
     optuna: BaseStorage
     spec: StorageSpec
     make_durable: Callable[[], None] = lambda: None
+    backup: Backup | None = None
+    together: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def storage_spec(storage: str | None, run_dir: Path) -> StorageSpec:
@@ -125,12 +133,16 @@ def open_storage(spec: StorageSpec) -> Storage:
     try:
         if spec.is_journal:
             assert spec.file is not None
-            return Storage(JournalStorage(PatientJournal(str(spec.file), f"study.storage={spec.shown}")), spec)
+            journal = PatientJournal(str(spec.file), f"study.storage={spec.shown}")
+            whole = JournalStorage(journal)
+            backup = Backup(spec.file, is_journal=True)
+            return _gathering(whole, partial(one_by_one, whole, held=journal.held), spec, backup.make_if_due, backup)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
         with one_at_a_time(spec.url):  # two that make the tables at once would both fail
-            return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True}), spec)
+            database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True})
+            return _gathering(get_storage(database), database.write, spec)
     except _UNREADABLE as error:
         raise InputError(_reason(spec, error)) from None
 
@@ -151,16 +163,32 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+        backup.make_if_due()
 
-    return Storage(PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}), spec, sync_log)
+    backup = Backup(path, is_journal=False)
+    database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}, backup.remedy)
+    return _gathering(get_storage(database), database.write, spec, sync_log, backup)
+
+
+def _gathering(
+    inner: BaseStorage,
+    write: Write,
+    spec: StorageSpec,
+    make_durable: Callable[[], None] = lambda: None,
+    backup: Backup | None = None,
+) -> Storage:
+    storage = GatheringStorage(inner, write)
+    return Storage(storage, spec, make_durable, backup, storage.together)
 
 
 def _reason(spec: StorageSpec, error: Exception) -> str:
     cause = error.__cause__ or error
     original = getattr(cause, "orig", None) or cause
     text = mask_password(str(original).strip().splitlines()[0] if str(original).strip() else type(original).__name__)
-    if spec.file is not None and os.path.exists(spec.file):
-        remedy = "restore a copy of it, or move it away to begin anew"
+    if isinstance(error, RuntimeError) and "schema" in text:
+        remedy = "it was written by another version of Optuna; install that one, or a newer one"
+    elif spec.file is not None and os.path.exists(spec.file):
+        remedy = Backup(spec.file, spec.is_journal).remedy()
     elif spec.file is not None:
         remedy = "choose another study.storage or run_dir"
     elif isinstance(error, ImportError):

@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
 from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_outcome, references_in, with_seeds
-from nas.conditions import check_conditions, stored_conditions
+from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
@@ -150,6 +150,7 @@ class Study:
             for key, value in {**plan.record, "objectives": [metric.name for metric in plan.objectives]}.items():
                 self._study.set_user_attr(key, value)
             self._study.set_user_attr("constraints", dict(plan.constraints))
+            self._study.set_user_attr("format", FORMAT)
             for params in plan.start:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
@@ -233,31 +234,45 @@ class Study:
         candidates that were stopped early and have turned out to be worth going on with. A suggestion that builds what is
         known already is told as what is known, and the sampler is asked again.
         """
+        told = len(self._told)
+        while True:
+            try:
+                # Held until the suggestion stands in the storage, where every other process that asks will look for it.
+                with self._owner.election(), self._storage.together():
+                    asked = self._next()
+            except UpdateFinishedTrialError:  # another process took this one for dead: what that one told stands
+                del self._told[told:]
+                continue
+            if asked is None:
+                return None
+            trial, architecture = asked
+            self._running[trial.number] = trial
+            begun = trial.user_attrs.get("resumed_from")
+            return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
+
+    def _next(self) -> tuple[optuna.Trial, Architecture] | None:
         repeats = 0
-        # Held until the suggestion stands in the storage, where every other process that asks will look for it.
-        with self._owner.election():
-            while True:
-                # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
-                trial = (
-                    self._no_longer_waiting()
-                    or (self._orphan() if self._first else None)
-                    or self._promoted()
-                    or self._new()
-                    or self._orphan()
-                )
-                self._first = False
-                if trial is None:
-                    return None
-                architecture = self._suggest(trial)
-                if architecture is None:
-                    continue
-                begun = trial.user_attrs.get("resumed_from")
-                counts = repeats >= MOST_REPEATS
-                if begun is None and self._is_known(trial, architecture, counts):
-                    repeats = 0 if counts else repeats + 1
-                    continue
-                self._running[trial.number] = trial
-                return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
+        while True:
+            # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
+            trial = (
+                self._no_longer_waiting()
+                or (self._orphan() if self._first else None)
+                or self._promoted()
+                or self._new()
+                or self._orphan()
+            )
+            self._first = False
+            if trial is None:
+                return None
+            architecture = self._suggest(trial)
+            if architecture is None:
+                continue
+            begun = trial.user_attrs.get("resumed_from")
+            counts = repeats >= MOST_REPEATS
+            if begun is None and self._is_known(trial, architecture, counts):
+                repeats = 0 if counts else repeats + 1
+                continue
+            return trial, architecture
 
     def _is_known(self, trial: optuna.Trial, architecture: Architecture, counts: bool) -> bool:
         """Tell a trial whose architecture is known as what is known, or let it wait for who is evaluating it."""
@@ -313,8 +328,9 @@ class Study:
             values = [
                 loss if metric.stage == "train" else value for metric, value in zip(self.plan.objectives, values, strict=True)
             ]
-        self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
-        return number in self.scheduler.those_who_go_on(self._history.marks(epochs))
+        with self._storage.together():
+            self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
+            return number in self.scheduler.those_who_go_on(self._history.marks(epochs))
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
@@ -336,7 +352,10 @@ class Study:
         if self._spool is not None:
             self._spool.keep(number, attributes)
         try:
-            return outcome_of(self._record(trial, attributes))
+            with self._storage.together():
+                told = self._record(trial, attributes)
+            self._storage.make_durable()
+            return outcome_of(told)
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
             return outcome_of(self.trials[number])
         finally:
@@ -483,13 +502,11 @@ class Study:
                 trial.set_constraint(name, miss)
         self._show_feasible(trial, missed)
         self.before_tell(trial, failed)
-        told = self._study.tell(
+        return self._study.tell(
             trial,
             [float(attributes[metric.name]) for metric in self.plan.objectives] if state == TrialState.COMPLETE else None,
             state,
         )
-        self._storage.make_durable()
-        return told
 
     def _show_feasible(self, trial: optuna.Trial, missed: Mapping[str, float]) -> None:
         """Write feasibility where the dashboard reads it, in a way that no sampler learns anything from.

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import optuna
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from nas.history import History
-from nas.sampling import TrialSeededSampler, _front, _Neighbour, trial_seed
+from nas.sampling import LOOKS_AT, TrialSeededSampler, _Best, _beyond, _Neighbour, trial_seed
 
 SPACE = {f"x{index}": IntDistribution(0, 999) for index in range(6)}
 
@@ -54,9 +56,59 @@ def test_the_front_is_that_of_complete_trials_that_keep_their_bounds() -> None:
     stopped = study.ask(SPACE)
     study.tell(stopped, state=TrialState.PRUNED)
     history = History().update(study.trials)
-    assert [trial.number for trial in _front(study, history)] == [5], "the one that misses its bound beats nobody"
-    history.hidden.add(5)
-    assert [trial.number for trial in _front(study, history)] == [0, 1, 3]
+    best = _Best()
+    assert [trial.number for trial in best.update(study, history)] == [5], "the one that misses its bound beats nobody"
+    study.add_trial(optuna.trial.create_trial(values=[0.05, 8.0]))
+    assert [trial.number for trial in best.update(study, history.update(study.trials))] == [5, 7]
+    study.add_trial(optuna.trial.create_trial(values=[0.01, 9.5], user_attrs={"reused_from": 0}))
+    assert [trial.number for trial in best.update(study, history.update(study.trials))] == [5, 7], "a repeat is none of it"
+    hidden = History()
+    hidden.hidden.add(5)
+    assert [trial.number for trial in _Best().update(study, hidden.update(study.trials[:7]))] == [0, 1, 3]
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=40), st.integers(1, 7))
+def test_the_front_kept_as_trials_end_is_that_of_all_of_them(values: list[tuple[int, int]], step: int) -> None:
+    study = optuna.create_study(directions=["minimize", "maximize"])
+    history, best = History(), _Best()
+    for number, value in enumerate(values):
+        study.add_trial(optuna.trial.create_trial(values=value))
+        if number % step == 0:
+            best.update(study, history.update(study.trials))
+    brute = [mine for mine, (a, b) in enumerate(values) if not any((c <= a and d >= b) and (c < a or d > b) for c, d in values)]
+    assert [trial.number for trial in best.update(study, history.update(study.trials))] == brute
+
+
+def test_beyond_a_number_the_sampler_learns_from_the_front_and_the_most_recent() -> None:
+    many = 3 * LOOKS_AT
+    # All of the early half are on the front, nobody after them.
+    study = study_of(*((float(n), float(n)) if n < many // 2 else (many, 0.0) for n in range(many)))
+    history = History().update(study.trials)
+    front = _Best().update(study, history)
+    assert len(front) == many // 2
+    shown = set(range(many)) - _beyond(history, front)
+    assert len(shown) == LOOKS_AT
+    assert shown == {*range(many // 2 - LOOKS_AT // 2, many // 2), *range(many - LOOKS_AT // 2, many)}
+    few = History().update(study.trials[:LOOKS_AT])
+    assert _beyond(few, front) == set()
+    few.hidden |= set(range(10))
+    few.update(study.trials[: LOOKS_AT + 10])
+    assert _beyond(few, front) == set(), "what is hidden anyway does not count"
+
+
+def test_tpe_suggests_from_what_it_is_shown() -> None:
+    study = study_of(*((float(n), float(n)) for n in range(2 * LOOKS_AT)))
+    seen: list[int] = []
+
+    class Looking(optuna.samplers.TPESampler):
+        def sample_relative(self, study, trial, search_space):  # type: ignore[no-untyped-def]
+            seen.append(len(study.get_trials(deepcopy=False)))
+            return {}
+
+    Looking.__module__ = "optuna.samplers"  # it is not one of a user's own
+    study.sampler = TrialSeededSampler(Looking, lambda **extra: Looking(multivariate=True, **extra), seed=3)
+    study.ask().suggest_int("x0", 0, 999)
+    assert seen == [LOOKS_AT + 1], "with the trial itself"
 
 
 @pytest.mark.parametrize(("repeats", "kind"), [(1, _Neighbour), (2, optuna.samplers.RandomSampler), (3, _Neighbour)])

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from nas.archive import read_archive
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
@@ -314,6 +315,16 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
     theirs.tell(theirs.ask(), 1.0)
     with pytest.raises(InputError, match="was not made by"):
         Run(tmp_path)
+
+
+def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    run = Run(tmp_path)
+    run.go(1)
+    optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db").set_user_attr("format", 99)
+    with pytest.raises(InputError, match=r"a newer version of this program \(its format is 99"):
+        Run(tmp_path)
+    with pytest.raises(InputError, match="a newer version"):
+        read_archive(open_storage(storage_spec(None, tmp_path)), "toy")
 
 
 def test_a_study_cut_off_while_it_was_made_is_made_whole(tmp_path: Path) -> None:
