@@ -159,7 +159,7 @@ class PatientRDBStorage(RDBStorage):
             finished = {trial_id for trial_id, trial in trials.items() if trial.state.is_finished()}
 
             def put(model: Any, rows: list[dict[str, Any]], keys: Sequence[str]) -> None:
-                rows = [row for row in rows if row["trial_id"] not in finished]
+                rows = [row for row in rows if row.get("trial_id") not in finished]
                 if rows:
                     statement = insert(model)
                     changed = {key: statement.excluded[key] for key in rows[0] if key not in keys}
@@ -181,6 +181,8 @@ class PatientRDBStorage(RDBStorage):
                 for (trial_id, name), (value, distribution) in gathered.params.items()
             ]
             put(models.TrialParamModel, rows, ("trial_id", "param_name"))
+            rows = [{"study_id": study, "key": key, "value_json": text} for (study, key), text in gathered.study_attrs.items()]
+            put(models.StudySystemAttributeModel, rows, ("study_id", "key"))
             rows = []
             for trial_id, (_, values) in gathered.states.items():
                 for objective, value in enumerate(values or ()):
@@ -211,6 +213,8 @@ def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], Abst
     """
     finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
     with held():
+        for (study_id, key), text in gathered.study_attrs.items():
+            storage.set_study_system_attr(study_id, key, json.loads(text))
         for (trial_id, name), (value, distribution) in gathered.params.items():
             if trial_id not in finished and name not in storage.get_trial(trial_id).params:
                 storage.set_trial_param(trial_id, name, value, distribution)
