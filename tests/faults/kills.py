@@ -178,8 +178,8 @@ class Killer:
             fresh = target != "worker" and self._draw.random() < 0.5
             wait_s = self._draw.uniform(0, 4 * self._trial_s if not fresh else self._start_s)
             if not fresh:
-                self._until(process, lambda: bool(workers_of(process.pid)))
-            self._until(process, lambda until_s=time.monotonic() + wait_s: time.monotonic() > until_s)  # type: ignore[misc]
+                self._until_worker(process)
+            self._pause(process, wait_s)
             self._let_through(process)
             if self._strike(process, target):
                 self.kills[target] += 1
@@ -188,6 +188,13 @@ class Killer:
         process.wait()
         self._search.check_ended(process)
         self.account(self._search.trials())
+
+    def _until_worker(self, process: subprocess.Popen[bytes]) -> None:
+        self._until(process, lambda: bool(workers_of(process.pid)))
+
+    def _pause(self, process: subprocess.Popen[bytes], seconds: float) -> None:
+        until_s = time.monotonic() + seconds
+        self._until(process, lambda: time.monotonic() > until_s)
 
     def _until(self, process: subprocess.Popen[bytes], there: Callable[[], bool]) -> None:
         while not there():
@@ -205,7 +212,7 @@ class Killer:
     def _strike(self, process: subprocess.Popen[bytes], target: str) -> bool:
         workers = workers_of(process.pid) if target != "study" else []
         if target == "worker":
-            if not any([_kill(worker) for worker in workers]):
+            if not sum(map(_kill, workers)):  # it had just died by itself, or was not there yet
                 return False
             self.account(self._search.trials())
             return True
@@ -285,7 +292,8 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    table = Table("sampler", "trials", "kills", "lost", "doubled", "evaluated again", "trials equal", "front equal", "s", box=None)
+    columns = ("sampler", "trials", "kills", "lost", "doubled", "evaluated again", "trials equal", "front equal", "s")
+    table = Table(*columns, box=None)
     every = []
     for sampler in options.samplers.split(","):
         with tempfile.TemporaryDirectory() as name:
