@@ -241,7 +241,7 @@ def _front(trials: list[FrozenTrial]) -> list[tuple[Any, ...]]:
 
     def beats(one: FrozenTrial, other: FrozenTrial) -> bool:
         better = one.values[0] >= other.values[0] and one.values[1] <= other.values[1]
-        return better and one.values != other.values
+        return bool(better and one.values != other.values)
 
     return [_plain(trial) for trial in whole if not any(beats(other, trial) for other in whole)]
 

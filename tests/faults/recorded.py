@@ -103,4 +103,4 @@ def _note_end(record: str, architecture_id: str) -> None:
         return found
 
     faulty._spoilt.append((_Way, "result", whole))
-    _Way.result = result  # type: ignore[method-assign]
+    _Way.result = result  # type: ignore[method-assign, assignment]
