@@ -7,7 +7,7 @@ import os
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Container, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage, RDBStorage
 from optuna.storages._rdb import models
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 from sqlalchemy.dialects import postgresql, sqlite
 
 from nas.errors import RunError
@@ -31,6 +32,9 @@ T = TypeVar("T")
 
 _UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
 """Databases in which many rows can be written at once whether they are there or not, and how."""
+
+_BEYOND = 2**31 - 1
+"""The greatest id that a trial can have: the column takes no more."""
 
 PATIENCE_SECONDS = 600.0
 """How long a storage may be away."""
@@ -115,17 +119,70 @@ def _reason(error: BaseException) -> str:
     return str(mask_passwords(text.splitlines()[0].rstrip(".") if text else type(cause).__name__))
 
 
+class _Remembering(RDBStorage):
+    """Optuna's storage in a database, which does not read again and again the running trials that only this process writes.
+
+    Optuna reads every trial that has not ended whenever it looks at a study. With many workers that is most of what a
+    suggestion costs. A running trial that was written here, and not since it was read, is what it was, unless another
+    process took this one for dead and ended it: of these only the state is read.
+    """
+
+    def __init__(self, url: str, engine_kwargs: dict[str, Any]) -> None:
+        self._remembering = threading.Lock()
+        self._mine: set[int] = set()
+        self._read: dict[int, FrozenTrial] = {}
+        self._writes = 0
+        super().__init__(url, engine_kwargs=engine_kwargs)
+
+    def written(self, trial_ids: Collection[int]) -> None:
+        """Note that trials were, or may have been, written: what was read of them before, or meanwhile, is not what they are."""
+        with self._remembering:
+            self._writes += 1
+            self._mine.update(trial_ids)
+            for trial_id in trial_ids:
+                self._read.pop(trial_id, None)
+
+    def _get_trials(
+        self, study_id: int, states: Container[TrialState] | None, included_trial_ids: set[int], trial_id_greater_than: int
+    ) -> list[FrozenTrial]:
+        with self._remembering:
+            read, writes = dict(self._read), self._writes
+        if states is not None or not read:
+            found = super()._get_trials(study_id, states, included_trial_ids, trial_id_greater_than)
+        else:
+            there = models.TrialModel.trial_id, models.TrialModel.state
+            wanted = sqlalchemy.or_(there[0].in_(included_trial_ids), there[0] > trial_id_greater_than)
+            with self.scoped_session() as session:
+                of_study = models.TrialModel.study_id == study_id
+                now = {int(row[0]): row[1] for row in session.execute(sqlalchemy.select(*there).where(of_study, wanted))}
+            known = {trial_id for trial_id, state in now.items() if state == TrialState.RUNNING and trial_id in read}
+            found = [read[trial_id] for trial_id in known]
+            if others := set(now) - known:
+                found += super()._get_trials(study_id, None, others, _BEYOND)
+            found.sort(key=lambda trial: trial._trial_id)
+        with self._remembering:
+            if writes == self._writes:
+                mine = (trial for trial in found if trial.state == TrialState.RUNNING and trial._trial_id in self._mine)
+                self._read = {trial._trial_id: trial for trial in mine}
+        return found
+
+
 def _again(name: str) -> Callable[..., Any]:
-    whole = getattr(RDBStorage, name)
+    whole = getattr(_Remembering, name)
+    writes = name.lstrip("_").startswith("set_trial")
 
     def method(self: Any, *arguments: Any, **more: Any) -> Any:
-        return patiently(lambda: whole(self, *arguments, **more), self.what)
+        try:
+            return patiently(lambda: whole(self, *arguments, **more), self.what)
+        finally:
+            if writes:
+                self.written([more["trial_id"] if "trial_id" in more else arguments[0]])
 
     method.__name__, method.__doc__ = name, whole.__doc__
     return method
 
 
-class PatientRDBStorage(RDBStorage):
+class PatientRDBStorage(_Remembering):
     """Optuna's storage in a database, whose methods wait until the database is there.
 
     Args:
@@ -148,7 +205,11 @@ class PatientRDBStorage(RDBStorage):
         if insert is None:
             one_by_one(self, gathered)
             return
-        if finished := patiently(lambda: self._write_at_once(gathered, insert), self.what):
+        try:
+            finished = patiently(lambda: self._write_at_once(gathered, insert), self.what)
+        finally:
+            self.written(gathered.trials)
+        if finished:
             raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
     def _write_at_once(self, gathered: Gathered, insert: Any) -> set[int]:
