@@ -193,8 +193,9 @@ class Killer:
         self._until(process, lambda: bool(workers_of(process.pid)))
 
     def _pause(self, process: subprocess.Popen[bytes], seconds: float) -> None:
-        until_s = time.monotonic() + seconds
-        self._until(process, lambda: time.monotonic() > until_s)
+        """Wait so long; less where it is too long, as the machine has other things to do than at first, or no more."""
+        until_s, most = time.monotonic() + seconds, len(recorded.read(self._search.record)) + 5
+        self._until(process, lambda: time.monotonic() > until_s or len(recorded.read(self._search.record)) > most)
 
     def _until(self, process: subprocess.Popen[bytes], there: Callable[[], bool]) -> None:
         while not there():
