@@ -15,6 +15,7 @@ from typing import Any
 import sqlalchemy
 from optuna.distributions import BaseDistribution, distribution_to_json, json_to_distribution
 from optuna.storages._rdb.models import (
+    StudySystemAttributeModel,
     TrialIntermediateValueModel,
     TrialModel,
     TrialParamModel,
@@ -48,7 +49,7 @@ def write_gathered(session: Session, gathered: Gathered, dialect: str) -> set[in
     finished = {trial_id for trial_id, trial in trials.items() if trial.state.is_finished()}
 
     def put(model: Any, rows: Sequence[dict[str, Any]], keys: Sequence[str]) -> None:
-        rows = [row for row in rows if row["trial_id"] not in finished]
+        rows = [row for row in rows if row.get("trial_id") not in finished]
         if rows:
             statement = _UPSERTS[dialect](model)
             changed = {key: statement.excluded[key] for key in rows[0] if key not in keys}
@@ -62,6 +63,8 @@ def write_gathered(session: Session, gathered: Gathered, dialect: str) -> set[in
         for (trial_id, name), (value, distribution) in gathered.params.items()
     ]
     put(TrialParamModel, params, ("trial_id", "param_name"))
+    kept = [{"study_id": study, "key": key, "value_json": text} for (study, key), text in gathered.study_attrs.items()]
+    put(StudySystemAttributeModel, kept, ("study_id", "key"))
     values: list[dict[str, Any]] = []
     for trial_id, (_, told, _) in gathered.states.items():
         for objective, value in enumerate(told or ()):

@@ -31,12 +31,14 @@ class Gathered:
         system_attrs: Likewise.
         params: Internal value and distribution, by trial id and name.
         states: Trial ids with the states that they end in, their values, and when that was.
+        study_attrs: What a sampler keeps with the study, as JSON, by study id and key.
     """
 
     user_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
     system_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
     params: dict[tuple[int, str], tuple[float, BaseDistribution]] = field(default_factory=dict)
     states: dict[int, tuple[TrialState, Sequence[float] | None, datetime]] = field(default_factory=dict)
+    study_attrs: dict[tuple[int, str], str] = field(default_factory=dict)
 
     @property
     def trials(self) -> set[int]:
@@ -50,7 +52,9 @@ Write = Callable[[Gathered], None]
 class GatheringStorage(BaseStorage):
     """Another storage, to which a thread's writes within ``together`` go at its end.
 
-    Only what concerns trials that are there waits; making a study or a trial, and taking one that waits, happen at once.
+    What concerns trials that are there waits, and so does what a sampler keeps with the study: a place in a sequence that was
+    taken for a suggestion which a death then cut off would be left out for good. Making a study or a trial, and taking one that
+    waits, happen at once.
 
     Args:
         inner: The storage.
@@ -148,7 +152,10 @@ class GatheringStorage(BaseStorage):
 
     def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
         """See ``BaseStorage``."""
-        self._inner.set_study_system_attr(study_id, key, value)
+        if self._unit is not None:
+            self._unit.set_study_system_attr(study_id, key, value)
+        else:
+            self._inner.set_study_system_attr(study_id, key, value)
 
     def get_study_id_from_name(self, study_name: str) -> int:
         """See ``BaseStorage``."""
@@ -168,7 +175,8 @@ class GatheringStorage(BaseStorage):
 
     def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
         """See ``BaseStorage``."""
-        return self._inner.get_study_system_attrs(study_id)
+        found = self._inner.get_study_system_attrs(study_id)
+        return found if self._unit is None else {**found, **self._unit.study_attrs(study_id)}
 
     def get_all_studies(self) -> list[Any]:
         """See ``BaseStorage``."""
@@ -193,8 +201,14 @@ class _Unit:
 
     def flush(self) -> None:
         gathered, self._gathered = self._gathered, Gathered()
-        if gathered.trials:
+        if gathered.trials or gathered.study_attrs:
             self._write(gathered)
+
+    def set_study_system_attr(self, study_id: int, key: str, value: Any) -> None:
+        self._gathered.study_attrs[study_id, key] = json.dumps(value)
+
+    def study_attrs(self, study_id: int) -> dict[str, Any]:
+        return {key: json.loads(text) for (study, key), text in self._gathered.study_attrs.items() if study == study_id}
 
     def set_trial_param(self, trial_id: int, name: str, value: float, distribution: BaseDistribution) -> None:
         trial = self._changeable(trial_id)

@@ -220,6 +220,8 @@ def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], Abst
     """
     finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
     with held():
+        for (study_id, key), text in gathered.study_attrs.items():
+            storage.set_study_system_attr(study_id, key, json.loads(text))
         for (trial_id, name), (value, distribution) in gathered.params.items():
             if trial_id not in finished and name not in storage.get_trial(trial_id).params:
                 storage.set_trial_param(trial_id, name, value, distribution)

@@ -9,7 +9,6 @@ import contextlib
 import os
 import socket
 import threading
-import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -22,7 +21,8 @@ from nas.retrying import is_away, patiently
 _BEAT_SECONDS = 5.0
 
 DEAD_AFTER_SECONDS = 60.0
-"""How long a pulse may stand still, by the clock of whoever watches it: clocks of several hosts differ."""
+"""How long a pulse may stand still, by the pulse of whoever watches it: clocks of several hosts differ, and while the server is
+away nobody's pulse goes on."""
 
 _table = sqlalchemy.Table(
     "osa_nas_owners",
@@ -64,7 +64,8 @@ class ServerOwner:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._what, self._study = what, study
         self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._beats = 0
+        self._seen: dict[str, tuple[int, int]] = {}
         self._closed = threading.Event()
         self._is_postgresql = self._engine.dialect.name == "postgresql"
         self._begin()
@@ -79,9 +80,11 @@ class ServerOwner:
 
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_SECONDS):
-            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError), self._engine.begin() as connection:
-                mine = sqlalchemy.update(_table).where(_table.c.name == self.name)
-                connection.execute(mine.values(beats=_table.c.beats + 1))
+            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+                with self._engine.begin() as connection:
+                    mine = sqlalchemy.update(_table).where(_table.c.name == self.name)
+                    connection.execute(mine.values(beats=_table.c.beats + 1))
+                self._beats += 1
 
     def lives(self, name: str) -> bool:
         """Whether the owner of that name is alive, as far as this process has watched it."""
@@ -99,11 +102,11 @@ class ServerOwner:
         now = patiently(beats, self._what)
         if now is None:
             return False
-        before, since_s = self._seen.get(name, (-1, 0.0))
+        before, since = self._seen.get(name, (-1, 0))
         if now != before:
-            self._seen[name] = now, time.monotonic()
+            self._seen[name] = now, self._beats
             return True
-        return time.monotonic() - since_s < DEAD_AFTER_SECONDS
+        return (self._beats - since) * _BEAT_SECONDS < DEAD_AFTER_SECONDS
 
     def election(self) -> AbstractContextManager[None]:
         """Return the lock under which trials are asked for and change hands, so that no two take the same one."""

@@ -11,6 +11,7 @@ import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import retrying
@@ -182,3 +183,49 @@ def test_it_is_written_again_until_the_storage_is_there(opened: Open, monkeypatc
     assert away == [0]
     (told,) = study_in(opened()).trials
     assert told.values == [1.0, 2.0] and set(told.params) == {"x"}
+
+
+def test_running_trials_are_what_whoever_writes_them_last_makes_of_them(opened: Open) -> None:
+    """What this process wrote is not read again and again; what others write is seen, and when they end one of ours."""
+    here, there = opened(), opened()
+    mine, theirs = study_in(here), study_in(there)
+    with here.together():
+        own = mine.ask()
+        own.set_user_attr("n", 1)
+    with there.together():
+        other = theirs.ask()
+        other.set_user_attr("n", 1)
+    for n in range(2, 5):
+        assert [trial.user_attrs["n"] for trial in mine.get_trials(deepcopy=False)] == [n - 1, n - 1]
+        with here.together():
+            own.set_user_attr("n", n)
+        other.set_user_attr("n", n)
+    own.suggest_float("x", 0, 1)  # outside of a block
+    own.set_user_attr("n", 5)
+    assert mine.trials[0].params == own.params and mine.trials[0].user_attrs == {"n": 5}
+    assert [trial.state for trial in mine.get_trials(deepcopy=False)] == 2 * [TrialState.RUNNING]
+    theirs.tell(0, [1.0, 2.0])  # took this process for dead
+    theirs.tell(1, [1.0, 2.0])
+    mine.ask()
+    states = [trial.state for trial in mine.get_trials(deepcopy=False)]
+    assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING] and mine.trials[0].values == [1.0, 2.0]
+
+
+def test_running_trials_of_this_process_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = open_storage(storage_spec(None, tmp_path))
+    study = study_in(storage)
+    for _ in range(20):
+        with storage.together():
+            study.ask().set_user_attr("n", 1)
+    built: list[int] = []
+    whole = RDBStorage._build_frozen_trial_from_trial_model
+    monkeypatch.setattr(
+        RDBStorage, "_build_frozen_trial_from_trial_model", lambda self, trial: built.append(trial.number) or whole(self, trial)
+    )
+    for _ in range(3):
+        assert len(study.get_trials(deepcopy=False)) == 20
+    assert built == [19], "the last one, which was written since"
+    with storage.together():
+        study.tell(7, [1.0, 2.0])
+    built.clear()
+    assert study.get_trials(deepcopy=False)[7].state == TrialState.COMPLETE and built == [7]

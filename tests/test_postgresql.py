@@ -137,8 +137,14 @@ def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPa
                 sqlalchemy.update(server_owner._table).where(server_owner._table.c.name == other.name).values(name=elsewhere)
             )
         assert mine.lives(elsewhere) and mine.lives(mine.name) and not mine.lives("") and not mine.lives("nobody-1-x")
-        monkeypatch.setattr(server_owner, "DEAD_AFTER_SECONDS", 0.0)
+        beats = mine._beats
+        monkeypatch.setattr(server_owner, "DEAD_AFTER_SECONDS", -1.0)
         assert not mine.lives(elsewhere)
+        monkeypatch.setattr(server_owner, "DEAD_AFTER_SECONDS", 60.0)
+        mine._beats = beats + 9
+        assert mine.lives(elsewhere)
+        mine._beats = beats + 15
+        assert not mine.lives(elsewhere), "it stood still while the one who watches it went on"
         with mine.election(), pytest.raises(sqlalchemy.exc.OperationalError), other._engine.connect() as connection:
             connection.execute(sqlalchemy.text("SET lock_timeout = '50ms'"))
             import zlib

@@ -12,6 +12,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from nas import gathering
 from nas.archive import read_archive
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, Metrics
@@ -68,6 +69,13 @@ class Run:
         self.owner._lock.release()
 
 
+def raising(error: BaseException) -> Callable[..., None]:
+    def fail(*arguments: Any) -> None:
+        raise error
+
+    return fail
+
+
 def parameters(run: Run) -> list[dict[str, Any]]:
     return [trial.params for trial in run.study.trials]
 
@@ -81,6 +89,24 @@ def test_a_restart_changes_no_suggestion(tmp_path: Path, name: str) -> None:
         parts.go(3)
         parts.owner.close()
     assert parameters(parts) == parameters(whole)
+
+
+@pytest.mark.parametrize("storage", [None, "journal"])
+def test_a_death_in_the_midst_of_a_suggestion_leaves_out_no_place_of_a_sequence(
+    tmp_path: Path, storage: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = Run(tmp_path / "whole", "qmc", storage=storage)
+    whole.go()
+    dying = Run(tmp_path / "parts", "qmc", storage=storage)
+    dying.go(4)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        # The trial is there and has its suggestion, but nothing of it is written yet.
+        patch.setattr(gathering._Unit, "flush", raising(KeyboardInterrupt()))
+        dying.go(1)
+    dying.die()
+    again = Run(tmp_path / "parts", "qmc", storage=storage)
+    again.go()
+    assert parameters(again) == parameters(whole)
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
