@@ -114,6 +114,10 @@ def is_away(error: BaseException) -> bool:
     cause = error.__cause__ if isinstance(error, optuna.exceptions.StorageInternalError) else error
     if isinstance(cause, sqlalchemy.exc.OperationalError | sqlalchemy.exc.InterfaceError):
         return True
+    if isinstance(cause, sqlalchemy.exc.PendingRollbackError):
+        # A connection that broke in the midst of a transaction, and Optuna tried a second statement in it. Other transactions
+        # that have to be rolled back first are a mistake of whoever wrote them.
+        return cause.code == "8s2b"
     if isinstance(cause, sqlalchemy.exc.DBAPIError):
         return bool(cause.connection_invalidated)
     # A full disk, a folder that may not be written now, a share that went away.

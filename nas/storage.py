@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import sqlite3
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,6 +31,11 @@ _UNREADABLE = (
     optuna.exceptions.OptunaError,
     *(OSError, ImportError, RuntimeError, ValueError, KeyError),
 )
+
+_MADE_BY_ANOTHER = ("UNIQUE constraint failed", "already exists")
+"""What SQLite says to whoever makes tables while another process is making them, or has begun to look at them half made."""
+
+_PAUSES_SECONDS = (0.1, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -166,7 +172,20 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
         backup.make_if_due()
 
     backup = Backup(path, is_journal=False)
-    database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}, backup.remedy)
+
+    def opened() -> PatientRDBStorage:
+        return PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}, backup.remedy)
+
+    for pause_s in _PAUSES_SECONDS:
+        try:
+            database = opened()
+            break
+        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.OptunaError) as error:
+            if not any(text in str(error.__cause__ or error) for text in _MADE_BY_ANOTHER):
+                raise
+            time.sleep(pause_s)
+    else:
+        database = opened()
     return _gathering(get_storage(database), database.write, spec, sync_log, backup)
 
 

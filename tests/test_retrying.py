@@ -55,6 +55,15 @@ def test_what_stays_away_ends_with_a_sentence_without_passwords() -> None:
     assert "secret" not in str(ended.value)
 
 
+def test_a_connection_that_breaks_in_the_midst_of_a_transaction_is_away_too() -> None:
+    """Optuna answers an error in the midst of reading by another statement in the transaction that the error has ended."""
+    broken = sqlalchemy.exc.PendingRollbackError("Can't reconnect until invalid transaction is rolled back.", code="8s2b")
+    error = optuna.exceptions.StorageInternalError("An exception is raised during the commit.")
+    error.__cause__ = broken
+    assert is_away(broken) and is_away(error) and patiently(failing(2, error), "the storage") == "there"
+    assert not is_away(sqlalchemy.exc.PendingRollbackError("This Session's transaction has been rolled back.", code="7s2a"))
+
+
 def test_what_is_wrong_with_a_request_is_raised_at_once() -> None:
     for error in (KeyError("x"), sqlalchemy.exc.IntegrityError("", {}, Exception("twice")), ValueError("no")):
         assert not is_away(error)

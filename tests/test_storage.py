@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import sqlite3
 from pathlib import Path
+from typing import Any
 
 import pytest
+import sqlalchemy
+from optuna.storages import RDBStorage
 
 from nas.errors import InputError
 from nas.secrets import mask_password
@@ -18,6 +21,25 @@ def test_default_is_sqlite_in_the_run_folder(tmp_path: Path) -> None:
     storage.make_durable()
     with sqlite3.connect(tmp_path / "study.db") as connection:
         assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_tables_that_another_process_makes_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.storage._PAUSES_SECONDS", (0.0, 0.0))
+    whole, left = RDBStorage.__init__, [2]
+
+    def begin(self: RDBStorage, *arguments: Any, **more: Any) -> None:
+        whole(self, *arguments, **more)
+        if left[0]:
+            left[0] -= 1
+            text = ("table trials already exists", "UNIQUE constraint failed: alembic_version.version_num")[left[0]]
+            raise sqlalchemy.exc.IntegrityError("", {}, Exception(text))
+
+    monkeypatch.setattr(RDBStorage, "__init__", begin)
+    open_storage(storage_spec(None, tmp_path))
+    left[0] = 1
+    monkeypatch.setattr("nas.storage._PAUSES_SECONDS", ())
+    with pytest.raises(InputError, match="already exists"):
+        open_storage(storage_spec(None, tmp_path))
 
 
 def test_journal_by_name_and_by_path(tmp_path: Path) -> None:

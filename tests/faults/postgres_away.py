@@ -57,6 +57,7 @@ class Found:
     noticed: int
     seconds: float
 
+    @property
     def is_whole(self) -> bool:
         """Whether it cost nothing but time, and was one for every search."""
         spoilt = self.changed or self.lost or self.doubled or self.at_once
@@ -121,7 +122,7 @@ def main() -> None:
     table.add_row(*map(str, plain.values()))
     Console(width=130, highlight=False).print(table)
     print(json.dumps(plain))
-    if not found.is_whole():
+    if not found.is_whole:
         raise SystemExit(1)
 
 
