@@ -103,6 +103,8 @@ def main() -> None:
             study.tell(asked.number, evaluation)
             ask_s.append(asked_s - began_s)
             tell_s.append(time.perf_counter() - told_s)
+        # Of a search; with what follows there are two of them.
+        memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
         began_s = time.perf_counter()
         again = opened()
         assert again.ask() is None
@@ -116,12 +118,11 @@ def main() -> None:
         part = slice(end - options.every, end)
         ask_ms, tell_ms = (1e3 * statistics.median(values[part]) for values in (ask_s, tell_s))
         table.add_row(f"{end - options.every} to {end}", f"{ask_ms:.1f}", f"{tell_ms:.1f}", f"{ask_ms + tell_ms:.1f}")
-    memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
     repeats = sum("reused_from" in trial.user_attrs for trial in again.trials)
     told = (
-        f"{options.sampler}, medians ({repeats} suggestions were repeats, told while asking for the next); afterwards: "
-        f"come back to it in {resume_s:.2f} s, its front of {len(front)} in {front_s:.2f} s, {size_mb:.1f} MB of SQLite, "
-        f"{memory_mb:.0f} MB of memory"
+        f"{options.sampler}, medians ({repeats} suggestions were repeats, told while asking for the next); {memory_mb:.0f} MB "
+        f"of memory; afterwards: come back to it in {resume_s:.2f} s, its front of {len(front)} in {front_s:.2f} s, "
+        f"{size_mb:.1f} MB of SQLite"
     )
     show(torch.device("cpu"), told, table, 100)
     last = slice(-options.every, None)
