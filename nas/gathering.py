@@ -196,7 +196,8 @@ class _Unit:
         self._lists: dict[int, list[FrozenTrial]] = {}
         self._own: dict[int, FrozenTrial] = {}
         """Trials that were looked at one by one or changed; the changed ones are copies."""
-        self._study_of: dict[int, int] = {}
+        self._made: dict[int, int] = {}
+        """Studies of the trials that were made in the block, by the trials' ids."""
         self._copied: set[int] = set()
 
     def flush(self) -> None:
@@ -212,7 +213,7 @@ class _Unit:
 
     def set_trial_param(self, trial_id: int, name: str, value: float, distribution: BaseDistribution) -> None:
         trial = self._changeable(trial_id)
-        before = self._distribution(trial_id, name)
+        before = self._distribution(trial, name)
         if before is not None:
             check_distribution_compatibility(before, distribution)
         trial.distributions = {**trial.distributions, name: distribution}
@@ -244,7 +245,7 @@ class _Unit:
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None) -> int:
         trial_id = self._inner.create_new_trial(study_id, template_trial)
-        self._study_of[trial_id] = study_id
+        self._made[trial_id] = study_id
         self._put(self._inner.get_trial(trial_id))
         return trial_id
 
@@ -262,13 +263,17 @@ class _Unit:
     def _list(self, study_id: int) -> list[FrozenTrial]:
         if study_id not in self._lists:
             trials = self._lists[study_id] = list(self._inner.get_all_trials(study_id, deepcopy=False))
-            self._adopt(study_id, trials)
+            for trial in list(self._own.values()):
+                if self._study_of(trial) == study_id:
+                    trials[trial.number] = trial
         return self._lists[study_id]
 
-    def _adopt(self, study_id: int, trials: list[FrozenTrial], first: int = 0) -> None:
-        for number in range(first, len(trials)):
-            self._study_of[trials[number]._trial_id] = study_id
-            trials[number] = self._own.setdefault(trials[number]._trial_id, trials[number])
+    def _study_of(self, trial: FrozenTrial) -> int | None:
+        """Return the study of a trial, if it was made in the block or is in a list that was asked for."""
+        for study_id, trials in self._lists.items():
+            if trial.number < len(trials) and trials[trial.number]._trial_id == trial._trial_id:
+                return study_id
+        return self._made.get(trial._trial_id)
 
     def _changeable(self, trial_id: int) -> FrozenTrial:
         """Return a trial that may be changed, a copy of what the storage gave."""
@@ -283,23 +288,18 @@ class _Unit:
 
     def _put(self, trial: FrozenTrial) -> None:
         self._own[trial._trial_id] = trial
-        study_id = self._study_of.get(trial._trial_id)
+        study_id = self._study_of(trial)
         if study_id is None or study_id not in self._lists:
             return
         trials = self._lists[study_id]
-        if trial.number < len(trials):
-            trials[trial.number] = trial
-            return
-        first = len(trials)
-        if trial.number > first:  # other processes made some in between
-            trials += self._inner.get_all_trials(study_id, deepcopy=False)[first : trial.number]
-        trials.append(trial)
-        self._adopt(study_id, trials, first)
+        if trial.number > len(trials):  # other processes made some in between
+            trials += self._inner.get_all_trials(study_id, deepcopy=False)[len(trials) : trial.number]
+        trials[trial.number : trial.number + 1] = [trial]
 
-    def _distribution(self, trial_id: int, name: str) -> BaseDistribution | None:
-        study_id = self._study_of.get(trial_id)
+    def _distribution(self, trial: FrozenTrial, name: str) -> BaseDistribution | None:
+        study_id = self._study_of(trial)
         trials = self._list(study_id) if study_id is not None else ()
-        return next((trial.distributions[name] for trial in reversed(trials) if name in trial.distributions), None)
+        return next((other.distributions[name] for other in reversed(trials) if name in other.distributions), None)
 
 
 def _detached(trial: FrozenTrial) -> FrozenTrial:

@@ -92,6 +92,11 @@ class History:
         return [self._outcomes[number] for number in sorted(self._outcomes)]
 
     @property
+    def open(self) -> set[int]:
+        """Numbers of the trials that have not ended."""
+        return set(self._open)
+
+    @property
     def counted(self) -> int:
         """How many of the trials that the study shall hold were begun."""
         begun = (self.trials[number] for number in self._open)

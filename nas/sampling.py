@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Container, Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -44,32 +44,47 @@ of them may be of the front, the newest first; the others are the most recent.""
 
 
 class _View:
-    """A study as its sampler shall see it: without the trials of ``hidden``, with ``bare`` without the constraints' older list.
+    """A study as its sampler shall see it.
 
     A network that was suggested again stands in the storage as often as it was suggested. A sampler that learned from each
     of them would suggest it ever more often: to an estimator of densities a copy is further proof that this is where to look.
     The older list of constraints is there for the dashboard alone; it would be one more to a sampler that models each.
+
+    Args:
+        study: The study.
+        hidden: Numbers of the trials that are left out.
+        shown: Numbers, in order, of all that are left, if they are few: looking for them among all would take longer.
+        bare: Whether the constraints' older list is left out.
     """
 
-    def __init__(self, study: optuna.Study, hidden: Collection[int], bare: bool) -> None:
-        self._study, self._hidden, self._bare = study, hidden, bare
+    def __init__(self, study: optuna.Study, hidden: Collection[int], shown: Sequence[int] | None, bare: bool) -> None:
+        self._study, self._hidden, self._shown, self._bare = study, hidden, shown, bare
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._study, name)
 
-    def _get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return self._seen(self._study._get_trials(*args, **kwargs))
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return self._seen(self._study._get_trials(deepcopy=False, use_cache=use_cache), deepcopy, states)
 
-    def get_trials(self, *args: Any, **kwargs: Any) -> list[FrozenTrial]:
-        return self._seen(self._study.get_trials(*args, **kwargs))
+    def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
+        return self._seen(self._study.get_trials(deepcopy=False), deepcopy, states)
 
     @property
     def trials(self) -> list[FrozenTrial]:
         return self.get_trials()
 
-    def _seen(self, trials: list[FrozenTrial]) -> list[FrozenTrial]:
-        seen = [trial for trial in trials if trial.number not in self._hidden] if self._hidden else trials
-        return [_without_legacy(trial) for trial in seen] if self._bare else seen
+    def _seen(self, trials: list[FrozenTrial], deepcopy: bool, states: Container[TrialState] | None) -> list[FrozenTrial]:
+        if self._shown is not None:
+            trials = [trials[number] for number in self._shown]
+        elif self._hidden:
+            trials = [trial for trial in trials if trial.number not in self._hidden]
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
+        if self._bare:
+            trials = [_without_legacy(trial) for trial in trials]
+        return copy.deepcopy(trials) if deepcopy else trials
 
 
 def _without_legacy(trial: FrozenTrial) -> FrozenTrial:
@@ -127,16 +142,17 @@ class _Best:
         return self._front
 
 
-def _beyond(history: History, front: Sequence[FrozenTrial]) -> set[int]:
-    """Return the numbers of the ended trials that are too many for the sampler to learn from."""
-    if len(history.ended) <= LOOKS_AT:
-        return set()
-    numbers = {trial.number for trial in history.ended} - history.hidden
-    if len(numbers) <= LOOKS_AT:
-        return set()
-    kept = {trial.number for trial in front[-(LOOKS_AT // 2) :]} & numbers
-    recent = sorted(numbers - kept, reverse=True)
-    return set(recent[LOOKS_AT - len(kept) :])
+def _window(history: History, front: Sequence[FrozenTrial]) -> set[int] | None:
+    """Return the numbers of the ended trials that the sampler learns from; ``None`` if that is all that are not hidden."""
+    if len(history.ended) - len(history.hidden) <= LOOKS_AT:
+        return None
+    kept = {trial.number for trial in front[-(LOOKS_AT // 2) :]} - history.hidden
+    for trial in reversed(history.ended):
+        if len(kept) >= LOOKS_AT:
+            break
+        if trial.number not in history.hidden:
+            kept.add(trial.number)
+    return kept
 
 
 def trial_seed(seed: int, number: int) -> int:
@@ -175,6 +191,7 @@ class TrialSeededSampler(BaseSampler):
         self._about: str | None = None
         self._history, self._best = History(), _Best()
         self._hidden: Collection[int] = ()
+        self._shown: Sequence[int] | None = None
         self._drawing: tuple[int, BaseSampler] | None = None
 
     def _for(self, number: int) -> BaseSampler:
@@ -199,8 +216,8 @@ class TrialSeededSampler(BaseSampler):
         history = self._history.update(study.get_trials(deepcopy=False))
         self._draws = not self._goes_its_way and history.repeats_before(trial.number) >= PATIENCE
         self._hidden = () if self._goes_its_way else history.hidden
-        if self._is_tpe and not self._draws:
-            self._hidden = history.hidden | _beyond(history, self._best.update(study, history))
+        window = _window(history, self._best.update(study, history)) if self._is_tpe and not self._draws else None
+        self._shown = None if window is None else sorted(window | history.open)
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)
@@ -235,7 +252,7 @@ class TrialSeededSampler(BaseSampler):
         return self._drawing[1]
 
     def _view(self, study: optuna.Study) -> optuna.Study:
-        return cast(optuna.Study, _View(study, self._hidden, self._models_constraints))
+        return cast(optuna.Study, _View(study, self._hidden, self._shown, self._models_constraints))
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""

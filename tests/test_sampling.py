@@ -10,7 +10,7 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from nas.history import History
-from nas.sampling import LOOKS_AT, TrialSeededSampler, _Best, _beyond, _Neighbour, trial_seed
+from nas.sampling import LOOKS_AT, TrialSeededSampler, _Best, _Neighbour, _window, trial_seed
 
 SPACE = {f"x{index}": IntDistribution(0, 999) for index in range(6)}
 
@@ -86,14 +86,14 @@ def test_beyond_a_number_the_sampler_learns_from_the_front_and_the_most_recent()
     history = History().update(study.trials)
     front = _Best().update(study, history)
     assert len(front) == many // 2
-    shown = set(range(many)) - _beyond(history, front)
-    assert len(shown) == LOOKS_AT
+    shown = _window(history, front)
+    assert shown is not None and len(shown) == LOOKS_AT
     assert shown == {*range(many // 2 - LOOKS_AT // 2, many // 2), *range(many - LOOKS_AT // 2, many)}
     few = History().update(study.trials[:LOOKS_AT])
-    assert _beyond(few, front) == set()
+    assert _window(few, front) is None
     few.hidden |= set(range(10))
     few.update(study.trials[: LOOKS_AT + 10])
-    assert _beyond(few, front) == set(), "what is hidden anyway does not count"
+    assert _window(few, front) is None, "what is hidden anyway does not count"
 
 
 def test_tpe_suggests_from_what_it_is_shown() -> None:
