@@ -1,4 +1,4 @@
-r"""How well a search keeps many workers busy: the share of the time that so many simulated workers are at work (of linear).
+"""How well a search keeps many workers busy: the share of the time that so many simulated workers are at work (of linear).
 
 Evaluations sleep as long as a candidate takes, each its own time around a mean, and come to invented figures; the study, its
 sampler, the driver and the storage (SQLite) are the real ones, in one process. What is lost is what asking and telling cost:
