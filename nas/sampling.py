@@ -38,7 +38,7 @@ PATIENCE = 1
 """Repeats in a row after which suggestions are drawn at random until one is new: what is known leads to what is known."""
 
 
-LOOKS_AT = 150
+LOOKS_AT = 100
 """Most ended trials that the TPE sampler learns from: what it costs grows with their number, and a search may take for ever. Half
 of them may be of the front, the newest first; the others are the most recent."""
 

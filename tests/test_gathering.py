@@ -11,7 +11,6 @@ import pytest
 import sqlalchemy
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import retrying
@@ -209,23 +208,3 @@ def test_running_trials_are_what_whoever_writes_them_last_makes_of_them(opened: 
     mine.ask()
     states = [trial.state for trial in mine.get_trials(deepcopy=False)]
     assert states == [TrialState.COMPLETE, TrialState.COMPLETE, TrialState.RUNNING] and mine.trials[0].values == [1.0, 2.0]
-
-
-def test_running_trials_of_this_process_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    storage = open_storage(storage_spec(None, tmp_path))
-    study = study_in(storage)
-    for _ in range(20):
-        with storage.together():
-            study.ask().set_user_attr("n", 1)
-    built: list[int] = []
-    whole = RDBStorage._build_frozen_trial_from_trial_model
-    monkeypatch.setattr(
-        RDBStorage, "_build_frozen_trial_from_trial_model", lambda self, trial: built.append(trial.number) or whole(self, trial)
-    )
-    for _ in range(3):
-        assert len(study.get_trials(deepcopy=False)) == 20
-    assert built == [19], "the last one, which was written since"
-    with storage.together():
-        study.tell(7, [1.0, 2.0])
-    built.clear()
-    assert study.get_trials(deepcopy=False)[7].state == TrialState.COMPLETE and built == [7]
