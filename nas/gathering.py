@@ -10,7 +10,7 @@ import copy
 import json
 import threading
 from collections.abc import Callable, Container, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -47,6 +47,38 @@ class Gathered:
 
 
 Write = Callable[[Gathered], None]
+
+
+def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+    """Write what was gathered as Optuna does: one thing after the other, the states last.
+
+    Args:
+        storage: Where to.
+        gathered: What.
+        held: Entered while parameters and attributes are written.
+
+    Raises:
+        UpdateFinishedTrialError: Another process finished one of the trials; all that concerns others is written.
+    """
+    finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
+    with held():
+        for (study_id, key), text in gathered.study_attrs.items():
+            storage.set_study_system_attr(study_id, key, json.loads(text))
+        for (trial_id, name), (value, distribution) in gathered.params.items():
+            if trial_id not in finished and name not in storage.get_trial(trial_id).params:
+                storage.set_trial_param(trial_id, name, value, distribution)
+        for write, attrs in (
+            (storage.set_trial_user_attr, gathered.user_attrs),
+            (storage.set_trial_system_attr, gathered.system_attrs),
+        ):
+            for (trial_id, key), text in attrs.items():
+                if trial_id not in finished:
+                    write(trial_id, key, json.loads(text))
+    for trial_id, (state, values, _) in gathered.states.items():
+        if trial_id not in finished:
+            storage.set_trial_state_values(trial_id, state, values)
+    if finished:
+        raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
 
 class GatheringStorage(BaseStorage):

@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Container, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -17,13 +17,13 @@ import optuna
 import sqlalchemy
 from filelock import FileLock
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.storages import BaseStorage, RDBStorage
+from optuna.storages import RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import database
 from nas.errors import InputError, RunError
-from nas.gathering import Gathered
+from nas.gathering import Gathered, one_by_one
 from nas.secrets import mask_passwords
 
 T = TypeVar("T")
@@ -209,38 +209,6 @@ class PatientRDBStorage(RDBStorage):
 for _name in _METHODS:
     if _name in vars(RDBStorage):
         setattr(PatientRDBStorage, _name, _again(_name))
-
-
-def one_by_one(storage: BaseStorage, gathered: Gathered, held: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
-    """Write what was gathered as Optuna does: one thing after the other, the states last.
-
-    Args:
-        storage: Where to.
-        gathered: What.
-        held: Entered while parameters and attributes are written.
-
-    Raises:
-        UpdateFinishedTrialError: As ``PatientRDBStorage.write``.
-    """
-    finished = {trial_id for trial_id in gathered.trials if storage.get_trial(trial_id).state.is_finished()}
-    with held():
-        for (study_id, key), text in gathered.study_attrs.items():
-            storage.set_study_system_attr(study_id, key, json.loads(text))
-        for (trial_id, name), (value, distribution) in gathered.params.items():
-            if trial_id not in finished and name not in storage.get_trial(trial_id).params:
-                storage.set_trial_param(trial_id, name, value, distribution)
-        for write, attrs in (
-            (storage.set_trial_user_attr, gathered.user_attrs),
-            (storage.set_trial_system_attr, gathered.system_attrs),
-        ):
-            for (trial_id, key), text in attrs.items():
-                if trial_id not in finished:
-                    write(trial_id, key, json.loads(text))
-    for trial_id, (state, values, _) in gathered.states.items():
-        if trial_id not in finished:
-            storage.set_trial_state_values(trial_id, state, values)
-    if finished:
-        raise UpdateFinishedTrialError(f"others finished the trials with the ids {sorted(finished)}")
 
 
 class _Flock:

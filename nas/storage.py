@@ -19,9 +19,9 @@ from optuna.storages import BaseStorage, JournalStorage, get_storage
 
 from nas.backup import Backup
 from nas.errors import InputError
-from nas.gathering import GatheringStorage, Write
+from nas.gathering import GatheringStorage, Write, one_by_one
 from nas.owner import Owner, TrialOwner
-from nas.retrying import PatientJournal, PatientRDBStorage, one_by_one
+from nas.retrying import PatientJournal, PatientRDBStorage
 from nas.secrets import mask_password
 from nas.server_owner import ServerOwner, one_at_a_time
 
@@ -156,8 +156,8 @@ def open_storage(spec: StorageSpec) -> Storage:
 def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
     def connect() -> sqlite3.Connection:
         connection = sqlite3.connect(path, timeout=60, check_same_thread=False)
-        # Optuna commits some thirty times per trial. With a write-ahead log none of these waits for the disk, a reader
-        # such as the dashboard never blocks a writer, and one fsync when a trial is told makes all of them durable.
+        # With a write-ahead log no commit waits for the disk, a reader such as the dashboard never blocks a writer, and one
+        # fsync when a trial is told makes all of them durable.
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection

@@ -160,6 +160,7 @@ class Study:
         self._waiting: list[optuna.Trial] = []
         self._marks_seen: dict[int, int] = {}
         self._told: list[Outcome] = []
+        self._recorded: list[int] = []
         self._first = True
         self.before_tell: BeforeTell = lambda trial, failed: None
 
@@ -241,14 +242,23 @@ class Study:
                 with self._owner.election(), self._storage.together():
                     asked = self._next()
             except UpdateFinishedTrialError:  # another process took this one for dead: what that one told stands
+                self._drop_recorded()
                 del self._told[told:]
                 continue
+            self._drop_recorded()
             if asked is None:
                 return None
             trial, architecture = asked
             self._running[trial.number] = trial
             begun = trial.user_attrs.get("resumed_from")
             return Asked(trial.number, architecture, None if begun is None else outcome_of(self.trials[begun]))
+
+    def _drop_recorded(self) -> None:
+        """Give up the spooled copies of results that stand in the storage by now."""
+        if self._spool is not None and self._recorded:
+            self._storage.make_durable()
+            while self._recorded:
+                self._spool.drop(self._recorded.pop())
 
     def _next(self) -> tuple[optuna.Trial, Architecture] | None:
         repeats = 0
@@ -475,7 +485,7 @@ class Study:
         kept = self._spool.take(trial.number) if self._spool is not None else None
         if kept is not None and self._spool is not None:
             self._record(trial, kept)
-            self._spool.drop(trial.number)
+            self._recorded.append(trial.number)
             return None
         architecture = self.space.suggest(trial)
         trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))

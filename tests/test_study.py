@@ -19,6 +19,7 @@ from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
 from nas.owner import Owner
 from nas.sampling import TrialSeededSampler
+from nas.spool import Spool
 from nas.storage import Storage, memory_storage, open_storage, storage_spec
 from nas.study import Asked, Study, StudyPlan, require_success
 from nas.targets import build_target, locate_target
@@ -51,11 +52,18 @@ def sampler(name: str, seed: int = 7) -> TrialSeededSampler:
 class Run:
     """One process's worth of searching: opens the study anew, as the command does."""
 
-    def __init__(self, folder: Path, name: str = "random", plan: StudyPlan = PLAN, storage: str | Storage | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        name: str = "random",
+        plan: StudyPlan = PLAN,
+        storage: str | Storage | None = None,
+        spool: Spool | None = None,
+    ) -> None:
         folder.mkdir(exist_ok=True)
         self.owner = Owner(folder / "owners")
         opened = storage if isinstance(storage, Storage) else open_storage(storage_spec(storage, folder))
-        self.study = Study(opened, plan, ToySpace(), sampler(name), self.owner)
+        self.study = Study(opened, plan, ToySpace(), sampler(name), self.owner, spool=spool)
 
     def go(self, count: int = 1000, tell: Callable[[Any], Evaluation] = toy_evaluation) -> list[Asked]:
         done = []
@@ -341,6 +349,25 @@ def test_a_study_of_another_program_is_refused(tmp_path: Path) -> None:
     theirs.tell(theirs.ask(), 1.0)
     with pytest.raises(InputError, match="was not made by"):
         Run(tmp_path)
+
+
+def test_a_spooled_result_is_kept_until_it_stands_in_the_storage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = Run(tmp_path)
+    asked = first.study.ask()
+    assert asked is not None
+    spool = Spool(tmp_path / "spool", PLAN.name)
+    spool.keep(asked.number, toy_evaluation(asked.architecture).attributes())  # type: ignore[arg-type]
+    first.die()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(gathering._Unit, "flush", raising(KeyboardInterrupt()))
+        dying = Run(tmp_path, spool=spool)
+        dying.study.ask()
+    assert spool.take(asked.number) is not None, "nothing of it was written"
+    dying.die()
+    again = Run(tmp_path, spool=spool)
+    again.study.ask()
+    (told,) = again.study.finished
+    assert told.number == asked.number and told.state == "complete" and spool.take(asked.number) is None
 
 
 def test_a_study_of_a_newer_version_is_refused(tmp_path: Path) -> None:
