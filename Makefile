@@ -36,7 +36,8 @@ format: $(READY)
 	$(PYTHON) -m ruff format .
 
 # The parts of the GPU check; none needs this package installed or a network, and each ends in a table within 9 minutes.
-# The last command of gpu-train runs worker processes: it takes pebble, pydantic and what nas.config stands on.
+# gpu-train takes more: its first commands what benchmarks/naive.py stands on (optuna, scikit-learn), its last one pebble,
+# pydantic and what nas.config stands on. IMAGES=FOLDER (train/<class>/*) trains on files.
 GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking gpu-train
 .PHONY: $(GPU_PARTS)
 gpu-check $(GPU_PARTS): export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
@@ -57,8 +58,11 @@ gpu-energy: $(READY)
 gpu-ranking: $(READY)
 	$(PYTHON) benchmarks/rank_twice.py --device cuda
 
+gpu-train: FILES := $(if $(IMAGES),--folder $(IMAGES))
 gpu-train: $(READY)
-	$(PYTHON) benchmarks/train_throughput.py --device cuda --model small --images 50000 --batch-size 512 --workers 8
-	$(PYTHON) benchmarks/train_throughput.py --device cuda --model vovnet27_slim_cifar --images 50000 --batch-size 512 --workers 8
+	$(PYTHON) benchmarks/train_throughput.py --device cuda --model small --images 50000 --batch-size 512 --workers 8 $(FILES)
+	$(PYTHON) benchmarks/train_throughput.py --device cuda --model vovnet27_slim_cifar --images 50000 --batch-size 512 --workers 8 $(FILES)
 	$(PYTHON) benchmarks/compile_or_not.py --device cuda --batch-size 512
-	$(PYTHON) benchmarks/workers.py --device cuda --workers 1,2,4,8 --image-size 32 --candidates 16
+	$(PYTHON) benchmarks/step_profile.py --device cuda
+	$(PYTHON) benchmarks/workers.py --device cuda --workers 1,2,4 --candidates 8 --rounds 3 \
+		$(if $(IMAGES),--images $(IMAGES) --batch-size 512 --epochs 2,--image-size 32)

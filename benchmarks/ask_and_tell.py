@@ -29,9 +29,10 @@ from nas.errors import InputError
 from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
 from nas.owner import Owner
+from nas.plan import Asked, StudyPlan
 from nas.sampling import TrialSeededSampler
 from nas.storage import open_storage, storage_spec
-from nas.study import Asked, Study, StudyPlan
+from nas.study import Study
 from nas.targets import build_target, locate_target, maker
 from search_spaces.osa import Architecture
 

@@ -27,7 +27,7 @@ from rich.table import Table as Printed
 
 from nas.analyse.ranking import Proxy, judge
 from nas.errors import InputError
-from nas.simulate import Row, Table
+from nas.lookup import Row, Table
 from nas.train.fit import fit
 
 

@@ -63,11 +63,17 @@ class Way:
             torch.cuda.synchronize(self._device)
 
 
-def ways(name: str, device: torch.device, batch_size: int, side: int) -> dict[str, Callable[[], Step]]:
+def usual_format(device: torch.device) -> NumericFormat:
+    """Return the format that candidates train in on a device, if it is not settled by a probe."""
+    return NumericFormat("bf16" if device.type == "cuda" else "fp32", "channels_last")
+
+
+def ways(name: str, device: torch.device, batch_size: int, side: int, numeric: NumericFormat) -> dict[str, Callable[[], Step]]:
     """Return how to make each way's step."""
     settings = TrainSettings(batch_size=batch_size)
-    numeric = NumericFormat("bf16" if device.type == "cuda" else "fp32", "channels_last")
-    x = torch.randn(batch_size, 3, side, side, device=device).to(memory_format=torch.channels_last)
+    x = torch.randn(batch_size, 3, side, side, device=device)
+    if numeric.memory_format == "channels_last":
+        x = x.to(memory_format=torch.channels_last)
     y = torch.randint(0, 10, (batch_size,), device=device)
 
     def fresh() -> tuple[nn.Module, torch.optim.Optimizer]:
@@ -117,7 +123,7 @@ def main() -> None:
     found: dict[str, dict[str, float]] = {}
     for name in options.models.split(","):
         made: dict[str, Way] = {}
-        for way, make in ways(name, device, options.batch_size, options.side).items():
+        for way, make in ways(name, device, options.batch_size, options.side, usual_format(device)).items():
             torch.compiler.reset()
             try:
                 made[way] = Way(make, device)

@@ -37,10 +37,10 @@ from rich.table import Table
 
 from nas.errors import InputError
 from nas.files import write_bytes
+from nas.lookup import COLUMNS, COUNTED, MADE, TIMED, schema
 from nas.measure.device import fingerprint, resolve_conditions
 from nas.measure.measurement import Measuring
 from nas.measure.settings import MeasureConditions, MeasureSettings
-from nas.simulate import COLUMNS, COUNTED, MADE, TIMED, schema
 from nas.targets import build_target
 from nas.train.data import Batch, DataBundle, DataRequest, TrainBatches, load_bundle
 from nas.train.fit import fit

@@ -38,9 +38,10 @@ from nas.interrupt import InterruptGate
 from nas.metrics import METRICS
 from nas.outcomes import Outcome
 from nas.owner import Owner
+from nas.plan import Asked, StudyPlan
 from nas.sampling import TrialSeededSampler
 from nas.storage import open_storage, storage_spec
-from nas.study import Asked, Study, StudyPlan
+from nas.study import Study
 from nas.targets import build_target, locate_target, maker
 
 SPREAD = 0.25

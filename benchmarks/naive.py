@@ -279,6 +279,7 @@ def main() -> None:
         trainer, candidate = train(model, images, recipe)
         top1 = score(trainer, candidate, images)
         took_ms = latency_ms(model, images.shape, options.measure_batch_size)
+        trial.set_user_attr("architecture_id", architecture.id)
         trial.set_user_attr("params", sum(parameter.numel() for parameter in model.parameters()))
         trial.set_user_attr("ended_s", time.perf_counter() - began_s)
         return top1, took_ms

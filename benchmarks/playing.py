@@ -31,16 +31,18 @@ from nas.driver import run
 from nas.engine import OnStage
 from nas.evaluate import Evaluation, EvaluationRequest
 from nas.interrupt import Interrupted, InterruptGate
+from nas.lookup import Row, Table
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.metrics import METRICS
 from nas.outcomes import Outcome
 from nas.owner import Owner
+from nas.plan import Asked, StudyPlan
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Score, make_scheduler
-from nas.simulate import Row, SimulatedEngine, Table
+from nas.simulate import SimulatedEngine
 from nas.storage import memory_storage
-from nas.study import Asked, Study, StudyPlan
+from nas.study import Study
 from nas.targets import build_target, locate_target, maker
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
@@ -136,6 +138,7 @@ class Ground:
         yardstick: Of all networks.
         bound: The greatest number of parameters, where there is a bound.
         bounded: The yardstick of the networks that keep it; ``None`` if that is too few or all of them.
+        unseen: The yardstick by the seeds that no search sees; ``None`` where the table has none.
     """
 
     table: Table
@@ -145,11 +148,17 @@ class Ground:
     yardstick: Yardstick
     bound: float
     bounded: Yardstick | None
+    unseen: Yardstick | None
 
 
 def minimised(row: Row) -> tuple[float, float]:
     """Return a network's objectives as the table's first seed has them."""
     return -row.top1[-1], row.figures["latency_ms"]
+
+
+def unseen(row: Row) -> tuple[float, float]:
+    """Return a network's objectives with the mean accuracy of the further seeds, which no search sees."""
+    return -statistics.fmean(course[-1] for course in row.top1_seeds), row.figures["latency_ms"]
 
 
 def ground_of(table: Table, space: SearchSpace, trials: int, reference: Reference = "table") -> Ground:
@@ -179,7 +188,8 @@ def ground_of(table: Table, space: SearchSpace, trials: int, reference: Referenc
         required=tuple(metric.name for metric in OBJECTIVES),
     )
     bounded = Yardstick.of(values, values[kept], reference) if sensible else None
-    return Ground(table, space, request, trials * each_s, Yardstick.of(values, None, reference), bound, bounded)
+    further = Yardstick.of(np.array([unseen(row) for row in rows]), None, reference) if all(r.top1_seeds for r in rows) else None
+    return Ground(table, space, request, trials * each_s, Yardstick.of(values, None, reference), bound, bounded, further)
 
 
 @dataclass(frozen=True)
@@ -188,6 +198,7 @@ class Played:
 
     Attributes:
         steps: See ``Trace``.
+        budget_s: Virtual seconds that it had.
         seconds: Virtual seconds when it ended.
         end: Why it ended: ``time`` was up, the whole ``front`` was found, or only what is ``known`` was suggested.
         full: Networks trained in full, repeats included that were trained.
@@ -196,12 +207,14 @@ class Played:
         gated: Networks not trained.
         repeated: Suggestions of what was known, whether evaluated again or not.
         asked: Suggestions.
+        worth: Share of the front that it had in the end by the seeds that it did not see; ``None`` where there are none.
         sampler_s: Processor seconds of asking and telling.
     """
 
     method: str
     seed: int
     steps: tuple[tuple[float, float], ...]
+    budget_s: float
     seconds: float
     end: End
     full: int
@@ -210,6 +223,7 @@ class Played:
     gated: int
     repeated: int
     asked: int
+    worth: float | None
     sampler_s: float
 
     @property
@@ -223,11 +237,13 @@ class Clock:
 
     Attributes:
         sampler_s: Processor seconds within ``sampling``.
+        told: What was found, and when.
     """
 
     def __init__(self, engine: SimulatedEngine, trace: Trace, budget_s: float, charged: bool) -> None:
         self.sampler_s = 0.0
         self.trace, self.budget_s = trace, budget_s
+        self.told: list[tuple[float, Row]] = []
         self._engine, self._charged = engine, charged
 
     @property
@@ -251,6 +267,7 @@ class Clock:
         """Take in a network that was told just now."""
         if self.now_s <= self.budget_s:
             self.trace.add(self.now_s, minimised(row))
+            self.told.append((self.now_s, row))
 
 
 def play(name: str, ground: Ground, seed: int, charged: bool = False) -> Played:
@@ -263,7 +280,22 @@ def play(name: str, ground: Ground, seed: int, charged: bool = False) -> Played:
     counts, end = (_play_ours if method.way == "ours" else _play_plain)(method, ground, seed, engine, clock)
     if end is None:
         end = "front" if clock.trace.share >= WHOLE else "time"
-    return Played(name, seed, tuple(clock.trace.steps), clock.now_s, end, sampler_s=clock.sampler_s, **counts)
+    worth = None
+    if ground.unseen is not None and not method.bounded and clock.told:
+        seen = np.array([minimised(row) for _, row in clock.told])
+        others = np.array([unseen(row) for _, row in clock.told])
+        worth = ground.unseen.share(others[non_dominated(seen)])
+    return Played(
+        name,
+        seed,
+        tuple(clock.trace.steps),
+        ground.budget_s,
+        clock.now_s,
+        end,
+        worth=worth,
+        sampler_s=clock.sampler_s,
+        **counts,
+    )
 
 
 def _node(sampler: str) -> dict[str, Any]:

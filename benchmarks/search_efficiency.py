@@ -5,8 +5,11 @@ the study, the driver and the samplers are the real ones. A front's worth is the
 that of the whole table's front; a point counts from the moment at which its trial was told. Every method has the same virtual
 time, as long as ``--trials`` candidates take on the naive way on average. A seed that does not come so far has taken all of it.
 
+Without it every method is a process that searches digits for real, by turns. A front is then judged by what its search measured,
+luck included, and by the accuracies that the table has of other seeds.
+
     python benchmarks/search_efficiency.py --simulated --seeds 50 [--methods naive,tpe,ours] [--jobs 2] [--charge-sampler]
-    python benchmarks/search_efficiency.py --seeds 5 --trials 40     # for real, on digits: naive.py against nas.search
+    python benchmarks/search_efficiency.py --seeds 5 --trials 40 [--methods main] [--seconds 90]
 
 The last line is one JSON object.
 """
@@ -16,36 +19,64 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import os
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import optuna
 import torch
 import yaml
 from closing import keep, show
-from optuna.trial import TrialState
-from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, counted, ground_of, play
+from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, ground_of, play
+from proxies import order
 from rich.table import Table as Printed
-from yardstick import Reference, Trace, Yardstick, least_final_ratio, ratios, time_to
+from searching import (
+    TABLE,
+    Searched,
+    Traced,
+    all_trained,
+    as_measured,
+    by_table,
+    check,
+    own_front,
+    read_searched,
+    search,
+    whole_of,
+)
+from yardstick import Reference, Yardstick, least_final_ratio, taken, time_to
 
-from nas.analyse.ranking import Proxy, judge
 from nas.errors import InputError
-from nas.simulate import Row, Table
+from nas.lookup import Table
 from nas.targets import build_target
+
+
+class Course(Protocol):
+    """A search's way to its front."""
+
+    @property
+    def steps(self) -> Sequence[tuple[float, float]]:
+        """See ``yardstick.Trace``."""
+        ...
+
+    @property
+    def budget_s(self) -> float:
+        """Seconds that it had."""
+        ...
+
+    @property
+    def final(self) -> float:
+        """The share of the best known hypervolume in the end."""
+        ...
+
 
 SHARES = (0.95, 0.99)
 RIVALS = ("nsga2", "tpe")
@@ -101,32 +132,37 @@ def quartiles(values: Sequence[float], digits: int = 0) -> str:
     return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
 
 
-def _reached(played: Sequence[Played], share: float, budget_s: float) -> str:
-    times = [time_to(share, one.steps) for one in played]
-    missed = times.count(None)
-    return quartiles([budget_s if seconds is None else seconds for seconds in times]) + (f" {missed} not" if missed else "")
+def _reached(courses: Sequence[Course], share: float, digits: int = 0) -> str:
+    missed = sum(time_to(share, one.steps) is None for one in courses)
+    return quartiles(_taken(courses, share), digits) + (f" {missed} not" if missed else "")
 
 
-def _times(played: Sequence[Played], share: float = SHARES[-1]) -> list[float | None]:
-    return [time_to(share, one.steps) for one in played]
+def _taken(courses: Sequence[Course], share: float = SHARES[-1]) -> list[float]:
+    return taken([time_to(share, one.steps) for one in courses], [one.budget_s for one in courses])
 
 
-def _comparison(played: Mapping[str, Sequence[Played]], ours: str, budget_s: float) -> Printed:
+def _ratios(theirs: Sequence[Course], ours: Sequence[Course]) -> list[float]:
+    return [other / mine for other, mine in zip(_taken(theirs), _taken(ours), strict=True)]
+
+
+def _comparison(played: Mapping[str, Sequence[Played]], ours: str) -> Printed:
     shares = [f"s to {share:.0%}" for share in SHARES]
     printed = Printed(
-        *("method", *shares, f"{SHARES[-1]:.0%}: × ours", "final share", "least"),
+        *("method", *shares, f"{SHARES[-1]:.0%}: × ours", "final share", "least", "its front by other seeds"),
         *("in full", "resumed", "stopped", "gated", "repeats", "ended", "ask+tell", "ms each"),
         box=None,
     )
     for name, runs in played.items():
-        against = ratios(_times(runs), _times(played[ours]), budget_s) if ours in played else None
+        against = _ratios(runs, played[ours]) if ours in played else None
         ends = {end: sum(one.end == end for one in runs) for end in ("time", "front", "known")}
+        worth = [one.worth for one in runs]
         printed.add_row(
             f"{name}: {METHODS[name].told}",
-            *(_reached(runs, share, budget_s) for share in SHARES),
+            *(_reached(runs, share) for share in SHARES),
             "–" if against is None else quartiles(against, 2),
             f"{statistics.median(one.final for one in runs):.4f}",
             f"{min(one.final for one in runs):.4f}",
+            "–" if None in worth else quartiles([one or 0.0 for one in worth], 4),
             *(
                 f"{statistics.median(getattr(one, count) for one in runs):g}"
                 for count in ("full", "resumed", "stopped", "gated", "repeated")
@@ -138,69 +174,23 @@ def _comparison(played: Mapping[str, Sequence[Played]], ours: str, budget_s: flo
     return printed
 
 
-def summary(played: Mapping[str, Sequence[Played]], budget_s: float) -> dict[str, float | str | None]:
-    """Return the figures by which a search is judged; ``None`` where a method that one needs was not played."""
+def summary(courses: Mapping[str, Sequence[Course]]) -> dict[str, float | str | None]:
+    """Return the figures by which a search is judged; ``None`` where a method that one needs was not run."""
     found: dict[str, float | str | None] = dict.fromkeys(
         ("speedup_vs_naive_99", "speedup_vs_best_99", "final_hypervolume_ratio_min", "best")
     )
-    if "ours" not in played:
+    if "ours" not in courses:
         return found
-    ours = _times(played["ours"])
-
-    def speedup(name: str) -> float:
-        return statistics.median(ratios(_times(played[name]), ours, budget_s))
-
-    if "naive" in played:
-        found["speedup_vs_naive_99"] = speedup("naive")
-    if rivals := [name for name in RIVALS if name in played]:
+    ours = courses["ours"]
+    if "naive" in courses:
+        found["speedup_vs_naive_99"] = statistics.median(_ratios(courses["naive"], ours))
+    if rivals := [name for name in RIVALS if name in courses]:
         # The one that is faster by itself: taken seed by seed, the best of several draws would stand against one draw.
-        best = min(rivals, key=lambda name: statistics.median(budget_s if t is None else t for t in _times(played[name])))
-        found |= {"speedup_vs_best_99": speedup(best), "best": best}
-    others = [[one.final for one in played[name]] for name in ("naive", "random", *RIVALS) if name in played]
-    found["final_hypervolume_ratio_min"] = least_final_ratio([one.final for one in played["ours"]], others)
+        best = min(rivals, key=lambda name: statistics.median(_taken(courses[name])))
+        found |= {"speedup_vs_best_99": statistics.median(_ratios(courses[best], ours)), "best": best}
+    others = [[one.final for one in courses[name]] for name in ("naive", "random", *RIVALS) if name in courses]
+    found["final_hypervolume_ratio_min"] = least_final_ratio([one.final for one in ours], others)
     return found
-
-
-# ---- whether the order of the brief proxies is right
-
-
-def proxies(row: Row, epoch: int) -> dict[str, float]:
-    """Return each proxy's score after an epoch of the first training, higher is better."""
-    late = [row.top1[past - 1] for past in range(1, epoch + 1) if past > epoch * 2 / 3]
-    return {
-        "top1": row.top1[epoch - 1],
-        "top1_mean": statistics.fmean(late),
-        "train_loss_area": -statistics.fmean(row.train_loss[:epoch]),
-    }
-
-
-def _proxies(table: Table) -> tuple[str, Printed]:
-    several = [row for row in table.rows.values() if row.top1_seeds]
-    rows = several or list(table.rows.values())
-    # The proxies are the first seed's: where there are others, they alone are the truth.
-    truth = [statistics.fmean(course[-1] for course in (row.top1_seeds or [row.top1])) for row in rows]
-    printed = Printed(
-        *("epochs", "proxy", "Spearman", "95 % interval", "Kendall", "95 % interval"),
-        *("above top1 of that epoch", "points lost by its first"),
-        box=None,
-    )
-    for epoch in range(1, table.recipe.epochs + 1):
-        scores = [proxies(row, epoch) for row in rows]
-        candidates = [Proxy(name, epoch / table.recipe.epochs, None, tuple(s[name] for s in scores)) for name in scores[0]]
-        for one in judge(candidates, truth):
-            rho, tau = (
-                ("–", "–") if found is None else (f"{found.value:.3f}", f"{found.low:.3f} to {found.high:.3f}")
-                for found in (one.spearman, one.kendall)
-            )
-            better = "–" if one.better is None else f"{one.better:.0%} of draws"
-            printed.add_row(str(epoch), one.proxy.name, *rho, *tau, better, f"{100 * one.regret:.2f}")
-    against = (
-        f"the mean final top1 of further seeds ({min(len(row.top1_seeds) for row in rows)} or more)"
-        if several
-        else "the final top1 of the same training, for want of further seeds: the later epochs are compared with themselves"
-    )
-    told = f"\nIs the order of the brief proxies right? Those of the first seed against {against}, over {len(rows)} networks"
-    return told, printed
 
 
 def simulated(options: argparse.Namespace) -> dict[str, Any]:
@@ -213,7 +203,7 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
     free = {name: runs for name, runs in played.items() if not METHODS[name].bounded}
     bounded = {name: runs for name, runs in played.items() if METHODS[name].bounded}
     table, budget_s = ground.table, ground.budget_s
-    found = {**summary(free, budget_s), "seeds": options.seeds, "budget_s": round(budget_s, 1)}
+    found = {**summary(free), "seeds": options.seeds, "budget_s": round(budget_s, 1)}
     point = "the worst of the table" if options.reference == "table" else "a tenth beyond the worst of the front"
     told = (
         f"{table.path}: {len(table.rows)} networks of {table.made.get('space')}, made on {table.made.get('date')} on "
@@ -225,130 +215,117 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
         + ("and part of them" if options.charge_sampler else "and no part of them")
         + "; ms each: per suggestion"
     )
-    show(DEVICE, told, _comparison(free, "ours", budget_s), options.width)
+    show(DEVICE, told, _comparison(free, "ours"), options.width)
     if bounded and ground.bounded is not None:
         told = f"\nwith a hard bound, params ≤ {ground.bound:,.0f} (the table's median); hypervolume of what keeps it"
-        show(DEVICE, told, _comparison(bounded, "bound_ours", budget_s), options.width)
+        show(DEVICE, told, _comparison(bounded, "bound_ours"), options.width)
     if not options.no_proxies:
-        show(DEVICE, *_proxies(table), options.width)
+        show(DEVICE, *order(table), options.width)
     return found
 
 
 # ---- for real
 
 
-@dataclass(frozen=True)
-class Searched:
-    """A search that was run for real.
-
-    Attributes:
-        points: Seconds since its process was launched, and the objectives, minimised, of each network trained in full.
-        repeated: ``None`` where nobody counts them.
-    """
-
-    points: tuple[tuple[float, tuple[float, float]], ...]
-    stopped: int = 0
-    repeated: int | None = None
-
-
-def search_naively(seed: int, trials: int, folder: Path) -> Searched:
-    """Run ``naive.py`` on digits."""
-    launched_s = time.time()
-    command = [sys.executable, str(ROOT / "benchmarks" / "naive.py"), "--trials", str(trials), "--seed", str(seed)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env={**os.environ, "OUT": str(folder)}, cwd=ROOT)
-    path = folder / "naive.json"
-    found = json.loads(path.read_text(encoding="utf-8"))
-    # The file is written as the search ends; what lies before the search is the start of the process.
-    start_s = path.stat().st_mtime - found[-1]["ended_s"] - launched_s
-    points = tuple((start_s + one["ended_s"], (-one["top1"], one["latency_ms"])) for one in found)
-    return Searched(points)
-
-
-def search_ours(seed: int, budget_s: float, folder: Path) -> Searched:
-    """Run ``nas.search`` on digits for so long."""
-    launched_s = time.time()
-    command = [sys.executable, "-m", "nas.search", "conf=osa_digits", "space=osa_digits_table", "scheduler=mo_asha"]
-    command += ["objectives=[top1,latency_ms]", "study.name=real", "study.trials=1000000", f"seed={seed}", f"run_dir={folder}"]
-    command += ["measure.energy=false", "measure.latency_max_seconds=0.6", "checkpoints=none"]
-    command += ["train.precision=fp32", "train.memory_format=channels_last"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, cwd=ROOT)
-    try:
-        process.wait(budget_s)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)  # what has ended is told, and nothing more is begun
-        process.wait()
-    study = optuna.load_study(study_name="real", storage=f"sqlite:///{folder}/study.db")
-    trials = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    points = []
-    for trial in trials:
-        if trial.state == TrialState.COMPLETE and trial.datetime_complete is not None and "reused_from" not in trial.user_attrs:
-            top1, latency_ms = trial.values
-            points.append((trial.datetime_complete.timestamp() - launched_s, (-top1, latency_ms)))
-    counts = counted(trials)
-    within = tuple((ended_s, values) for ended_s, values in sorted(points) if ended_s <= budget_s)
-    return Searched(within, counts["stopped"], counts["repeated"])
+def search_all(options: argparse.Namespace) -> dict[str, list[Searched]]:
+    """Run every method with every seed, by turns; return what each came to, by seed."""
+    methods: Sequence[str] = options.methods
+    for name in methods:
+        check(name)
+    if options.seconds is None and methods[0] != "naive":
+        raise InputError("without the naive way, whose time the others have, say with --seconds how long each shall search.")
+    searched: dict[str, list[Searched]] = {name: [] for name in methods}
+    for seed in range(options.seeds):
+        seconds = options.seconds
+        turn = seed % len(methods) if seconds is not None else 0  # the naive way's time is the others': it goes first
+        for name in (*methods[turn:], *methods[:turn]):
+            with tempfile.TemporaryDirectory() as folder:
+                searched[name].append(search(name, seed, options.trials, seconds, Path(folder) / "search"))
+            if seconds is None:
+                seconds = searched[name][-1].seconds
+            print(f"seed {seed + 1} of {options.seeds}: {name}", file=sys.stderr, flush=True)
+            keep("search_efficiency.json", {way: [dataclasses.asdict(one) for one in runs] for way, runs in searched.items()})
+    return searched
 
 
 def for_real(options: argparse.Namespace) -> dict[str, Any]:
-    """Run naive searches and ours by turns, print what they came to, and return the summary."""
+    """Run the methods for real, print what they came to, and return the summary."""
+    table = Table.read(TABLE)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    searched: dict[str, list[Searched]] = {"naive": [], "ours": []}
-    for seed in range(options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            searched["naive"].append(search_naively(seed, options.trials, Path(folder)))
-        with tempfile.TemporaryDirectory() as folder:
-            # Both have the time of the naive one.
-            searched["ours"].append(search_ours(seed, searched["naive"][-1].points[-1][0], Path(folder) / "run"))
-        print(f"seed {seed + 1} of {options.seeds}", file=sys.stderr, flush=True)
-    keep("search_efficiency.json", {way: [dataclasses.asdict(one) for one in found] for way, found in searched.items()})
-    values = np.array([values for found in searched.values() for one in found for _, values in one.points])
-    yardstick = Yardstick.of(values, None, options.reference)
-    budgets = [one.points[-1][0] for one in searched["naive"]]
-    traces = {way: [_trace(one, yardstick) for one in found] for way, found in searched.items()}
-    printed = Printed(
-        *("method", *(f"s to {share:.0%}" for share in SHARES), "final share", "least"),
-        *("in full", "stopped", "repeats"),
-        box=None,
-    )
-    times: dict[str, list[float | None]] = {}
-    for way, found in searched.items():
-        columns = []
-        for share in SHARES:
-            times[way] = [time_to(share, trace.steps) for trace in traces[way]]
-            missed = times[way].count(None)
-            reached = [budget if seconds is None else seconds for seconds, budget in zip(times[way], budgets, strict=True)]
-            columns.append(quartiles(reached, 1) + (f" {missed} not" if missed else ""))
-        finals = [trace.share for trace in traces[way]]
-        counts = [[len(one.points), one.stopped, one.repeated] for one in found]
-        printed.add_row(
-            *(way, *columns, f"{statistics.median(finals):.4f}", f"{min(finals):.4f}"),
-            *("–" if None in count else f"{statistics.median(count):g}" for count in zip(*counts, strict=True)),
-        )
+    searched = search_all(options) if options.again is None else read_searched(options.again)
+    seeds = min(map(len, searched.values()))
+    budgets = {name: quartiles([one.seconds for one in runs]) for name, runs in searched.items()}
+    had = ", ".join(f"{name} {budget}" for name, budget in budgets.items())
     told = (
-        f"digits, conf/space/osa_digits_table.yaml, medians (quartiles) over {options.seeds} seeds, by turns; each has the "
-        f"time that naive.py takes for {options.trials} candidates ({quartiles(budgets, 1)} s), from the launch of its process\n"
-        "best known: the front of all that both found, each accuracy as it was trained and each latency as that way measured it "
-        "(nothing is measured again, so a difference between the two ways of measuring counts as one of the networks)"
+        f"digits, conf/space/osa_digits_table.yaml, medians (quartiles) over {seeds} seeds, by turns, one thread each; seconds "
+        f"from the launch of each process, of which each had: {had}; what is not reached has taken all of them"
     )
-    show(DEVICE, told, printed, options.width)
-    paired = [
-        ratios([theirs], [mine], budget)[0] for theirs, mine, budget in zip(times["naive"], times["ours"], budgets, strict=True)
-    ]
+    counts = {name: [(len(one.points), one.stopped, one.repeated) for one in runs] for name, runs in searched.items()}
+    found: dict[str, Any] = {"seeds": seeds}
+    for suffix, (by, courses) in _courses(searched, table, options.reference).items():
+        show(DEVICE, f"{told}\n{by}", _real_comparison(courses, counts), options.width)
+        figures = summary(courses)
+        if "naive" in courses and "ours" in courses:
+            ends = [one.final for one in courses["naive"]]
+            figures["speedup_to_naive_end"] = statistics.median(
+                theirs / mine for theirs, mine in zip(_to(ends, courses["naive"]), _to(ends, courses["ours"]), strict=True)
+            )
+        found |= {f"{key}{suffix}": figure for key, figure in figures.items()}
+    return found
+
+
+def _courses(
+    searched: Mapping[str, Sequence[Searched]], table: Table, reference: Reference
+) -> dict[str, tuple[str, dict[str, list[Traced]]]]:
+    """Return, by what a summary's keys end in, how fronts are judged and the methods' ways to theirs."""
+    measured = Yardstick.of(
+        np.array([p.values for runs in searched.values() for one in runs for p in one.points]), None, reference
+    )
+    true, value = Yardstick.of(whole_of(table), None, reference), by_table(table)
+    tabled = (
+        f"as {table.path} has it (mean accuracy of other seeds, latency), against the front of its {len(table.rows)} networks"
+    )
     return {
-        "speedup_vs_naive_99": statistics.median(paired),
-        "speedup_vs_best_99": None,  # the others are compared on the table alone
-        "final_hypervolume_ratio_min": least_final_ratio(
-            [trace.share for trace in traces["ours"]], [[trace.share for trace in traces["naive"]]]
+        "": (
+            "each front as its search measured it, a network as it was told first, against the front of all that all found",
+            {name: [all_trained(one, measured, as_measured) for one in runs] for name, runs in searched.items()},
         ),
-        "seeds": options.seeds,
+        "_own_front_by_table": (
+            f"the front that each search had by its own figures, each network on it {tabled}",
+            {name: [own_front(one, true, value) for one in runs] for name, runs in searched.items()},
+        ),
+        "_trained_by_table": (
+            f"all that was trained in full, whether the search had it on its front or not, each {tabled}",
+            {name: [all_trained(one, true, value) for one in runs] for name, runs in searched.items()},
+        ),
     }
 
 
-def _trace(searched: Searched, yardstick: Yardstick) -> Trace:
-    trace = Trace(yardstick)
-    for seconds, values in searched.points:
-        trace.add(seconds, values)
-    return trace
+def _to(shares: Sequence[float], courses: Sequence[Course]) -> list[float]:
+    """Return when each seed's search came to that seed's share."""
+    return taken(
+        [time_to(share, one.steps) for share, one in zip(shares, courses, strict=True)], [one.budget_s for one in courses]
+    )
+
+
+def _real_comparison(courses: Mapping[str, Sequence[Traced]], counts: Mapping[str, Sequence[tuple[int, int, int]]]) -> Printed:
+    printed = Printed(
+        *("method", *(f"s to {share:.0%}" for share in SHARES), f"{SHARES[-1]:.0%}: × ours", "s to the naive end"),
+        *("final share", "least", "in full", "stopped", "repeats"),
+        box=None,
+    )
+    for name, runs in courses.items():
+        ends = [one.final for one in courses["naive"]] if "naive" in courses else None
+        finals = [one.final for one in runs]
+        printed.add_row(
+            f"{name}: {METHODS[name].told}",
+            *(_reached(runs, share, 1) for share in SHARES),
+            quartiles(_ratios(runs, courses["ours"]), 2) if "ours" in courses else "–",
+            quartiles(_to(ends, runs), 1) if ends else "–",
+            *(f"{statistics.median(finals):.4f}", f"{min(finals):.4f}"),
+            *(f"{statistics.median(count):g}" for count in zip(*counts[name], strict=True)),
+        )
+    return printed
 
 
 def _chosen(methods: str) -> list[str]:
@@ -366,19 +343,23 @@ def main() -> None:
     parser.add_argument("--simulated", action="store_true", help="look candidates up in --table, in virtual time")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--trials", type=int, help="naive candidates that set the time of every method; 60, for real 40")
-    parser.add_argument("--table", type=Path, default=Path("benchmarks/tables/digits.parquet"))
+    parser.add_argument("--table", type=Path, default=TABLE, help="of the simulated ones")
     groups = "; ".join(f"{group}: {', '.join(names)}" for group, names in GROUPS.items())
-    parser.add_argument("--methods", default="main,parts,bound", help=f"names or groups of them, {groups}; or all")
+    parser.add_argument("--methods", help=f"names or groups of them, {groups}; or all; main,parts,bound, for real naive,ours")
+    parser.add_argument("--seconds", type=float, help="for real, that every method but the naive one has; those of the naive one")
+    parser.add_argument("--again", type=Path, help="for real: search no more, judge what $OUT/search_efficiency.json kept")
     parser.add_argument("--reference", choices=("table", "front"), default="table", help="where the reference point lies")
     parser.add_argument("--charge-sampler", action="store_true", help="what asking and telling takes counts as virtual time")
     parser.add_argument("--no-proxies", action="store_true", help="leave out the section on brief proxies")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--width", type=int, default=230)
     options = parser.parse_args()
-    options.methods = _chosen(options.methods)
+    options.methods = _chosen(options.methods or ("main,parts,bound" if options.simulated else "naive,ours"))
     for name in ("seeds", "trials", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}={value} is not 1 or more.")
+    if options.seconds is not None and not options.seconds > 0:
+        raise InputError(f"--seconds={options.seconds} is not above 0.")
     options.trials = options.trials or (60 if options.simulated else 40)
     found = simulated(options) if options.simulated else for_real(options)
     print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))

@@ -22,10 +22,11 @@ from nas.files import make_run_dir, write_architecture, write_config, write_json
 from nas.measure.measurement import Measurement, Measuring
 from nas.metrics import METRICS
 from nas.owner import Owner
+from nas.plan import Asked
 from nas.prepare import Prepared, prepare_search
 from nas.recording import annotator_of
 from nas.storage import open_storage
-from nas.study import Asked, Study
+from nas.study import Study
 from search_spaces.base import to_yaml
 
 OBJECTIVES = ("top1", "latency_ms", "flops_per_s", "energy_j")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +51,14 @@ class Yardstick:
             point = front.max(axis=0) + 0.1 * np.ptp(front, axis=0)
         return cls(least, span, point, hypervolume(scaled, point))
 
+    def scaled(self, values: Array) -> Array:
+        """Return objectives, minimised, as shares of what they span."""
+        return (values - self.least) / self.span
+
+    def share(self, values: Array) -> float:
+        """Return the share of the best known hypervolume that networks have, shape (n, m), minimised."""
+        return hypervolume(self.scaled(values), self.reference) / self.best
+
 
 class Trace:
     """The share of the best known hypervolume that a search has come to, as it goes.
@@ -70,7 +79,7 @@ class Trace:
 
     def add(self, seconds: float, values: Sequence[float]) -> None:
         """Take in a network, minimised; never earlier than the one before it."""
-        point = (np.array(values) - self._yardstick.least) / self._yardstick.span
+        point = self._yardstick.scaled(np.array(values))
         if (self._front <= point).all(axis=1).any():
             return
         self._front = np.vstack([self._front[~(point <= self._front).all(axis=1)], point])
@@ -79,21 +88,37 @@ class Trace:
             self.steps.append((seconds, share))
 
 
+def worth_of_own_front(
+    points: Sequence[tuple[float, tuple[float, float], tuple[float, float]]], yardstick: Yardstick
+) -> tuple[tuple[float, float], ...]:
+    """Return, at each point, the share that the front is worth which a search has by then by what it saw.
+
+    It may fall: a network that was lucky drives a better one from the front.
+
+    Args:
+        points: Seconds, the objectives that the search saw and those that the network is worth, minimised, as they were told.
+        yardstick: Of what networks are worth.
+    """
+    steps = []
+    for n in range(1, len(points) + 1):
+        is_best = non_dominated(np.array([seen for _, seen, _ in points[:n]]))
+        worth = np.array([worth for _, _, worth in points[:n]])
+        steps.append((points[n - 1][0], yardstick.share(worth[is_best])))
+    return tuple(steps)
+
+
 def time_to(share: float, steps: Sequence[tuple[float, float]]) -> float | None:
     """Return when a share was reached; ``None`` if it was not."""
     return next((seconds for seconds, reached in steps if reached >= share), None)
 
 
-def ratios(times: Sequence[float | None], ours: Sequence[float | None], budget_s: float) -> list[float]:
-    """Return, seed by seed, how often ours fits into the other's time; what was not reached has taken the whole budget."""
-    return [
-        (budget_s if other is None else other) / (budget_s if mine is None else mine)
-        for other, mine in zip(times, ours, strict=True)
-    ]
+def taken(times: Sequence[float | None], budgets_s: Sequence[float]) -> list[float]:
+    """Return the times, where what was not reached has taken all the time that there was."""
+    return [budget_s if seconds is None else seconds for seconds, budget_s in zip(times, budgets_s, strict=True)]
 
 
 def least_final_ratio(ours: Sequence[float], others: Sequence[Sequence[float]]) -> float | None:
     """Return the least, over seeds, of our final hypervolume over the best of the others'; ``None`` without others."""
     if not others:
         return None
-    return min(mine / max(rivals) for mine, *rivals in zip(ours, *others, strict=True))
+    return min(mine / max(rivals) if any(rivals) else math.inf for mine, *rivals in zip(ours, *others, strict=True))

@@ -31,7 +31,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 
 from nas.errors import InputError
-from nas.simulate import Table
+from nas.lookup import Table
 
 DRAWS = 1000
 

@@ -59,11 +59,11 @@ def confirm(
         seed = study.plan.seed + round_
         for network in contenders(study, validation_images):
             assert network.number is not None
-            if seed in study.seeds(network.number):
+            if seed in study.beside.seeds(network.number):
                 continue
             with gate.interruptible():
                 evaluation = engine.submit(-1, request_for(network, seed), _under(network.name, observer)).result()
-            study.record_seed(network.number, seed, evaluation)
+            study.beside.record_seed(network.number, seed, evaluation)
             observer.seed_told(network, seed, evaluation)
 
 

@@ -11,12 +11,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from typing import Protocol
 
+from nas.beside import MOST_ATTEMPTS
 from nas.engine import Engine, OnStage
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
-from nas.study import MOST_ATTEMPTS, Asked, Study
+from nas.plan import Asked
+from nas.study import Study
 
 MOST_FAILURES = 10
 """Candidates in a row that fail in one way before a search gives up: the rest would burn the budget."""
@@ -187,21 +189,21 @@ def run_references(
     Raises:
         Interrupted: If the gate was asked to stop.
     """
-    known = {reference.name for reference in study.references if reference.state != "failed"}
+    known = {reference.name for reference in study.beside.references if reference.state != "failed"}
     for name, request in requests.items():
         if name in known:
             continue
-        if study.begin_reference(name):
+        if study.beside.begin_reference(name):
             try:
                 with gate.interruptible():
                     evaluation = engine.submit(-1, request, _under(name, observer)).result()
             except (Interrupted, InputError):
-                study.release_reference(name)
+                study.beside.release_reference(name)
                 raise
         else:
             reason = f"its process died {MOST_ATTEMPTS} times while it was under way"
             evaluation = Evaluation(Metrics(request.architecture.id), failure="crash", failure_reason=reason)
-        observer.reference_told(study.record_reference(name, evaluation))
+        observer.reference_told(study.beside.record_reference(name, evaluation))
 
 
 def _under(name: str, observer: ReferenceObserver) -> OnStage:

@@ -13,11 +13,12 @@ from nas.config.search import SearchConfig
 from nas.errors import InputError
 from nas.failures import first_line
 from nas.local import Place
+from nas.lookup import Table
 from nas.measure.device import resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.metrics import METRICS
-from nas.simulate import SIMULATED, Table
+from nas.simulate import SIMULATED
 from nas.staffing import free_mb, largest_training_mb, packing, places
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.probe import choose_format

@@ -30,13 +30,13 @@ from nas.failures import first_line
 from nas.grounds import Grounds
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
+from nas.plan import Asked, StudyPlan
 from nas.reuse import read_known
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
 from nas.sites import site_of
 from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
-from nas.study import Asked, StudyPlan
 from nas.targets import build_target, locate_target, maker
 from nas.train.data import DataRequest
 from search_spaces.base import Architecture, SearchSpace, SpaceError

@@ -31,7 +31,7 @@ class Progress:
     """
 
     def __init__(self, study: Study, console: Console) -> None:
-        self.references: list[Outcome] = study.references
+        self.references: list[Outcome] = study.beside.references
         self.dominated: list[Domination] = []
         self._study, self._console = study, console
         self._standing = Standing(study)
@@ -117,7 +117,7 @@ class Progress:
         return "" if seconds is None else f"{clock(seconds)} left"
 
     def _line(self, trial: Outcome) -> str:
-        head = f"trial {self._done}/{self._study.plan.trials}"
+        head = f"trial {trial.name} ({self._done} of {self._study.plan.trials})"
         if trial.state == "failed":
             return f"{head}  failed: {trial.failure_reason}"
         if trial.state == "pruned":

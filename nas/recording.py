@@ -20,8 +20,9 @@ from search_spaces.base import Architecture, to_yaml
 
 if TYPE_CHECKING:
     from nas.evaluate import Evaluation
+    from nas.plan import Asked, StudyPlan
     from nas.prepare import Prepared
-    from nas.study import Asked, Study, StudyPlan
+    from nas.study import Study
 
 
 def annotator_of(plan: StudyPlan, run_dir: Path, storage: Storage, warn: Callable[[str], None]) -> Annotator:

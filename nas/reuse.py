@@ -11,8 +11,8 @@ from typing import Any
 from nas.conditions import flatten
 from nas.config.common import StudyKeys
 from nas.errors import InputError
+from nas.plan import Known
 from nas.runs import Run, read_run
-from nas.study import Known
 
 _MAY_DIFFER = ("objectives", "constraints")
 """Conditions that decide which results a study keeps, and not what they are."""

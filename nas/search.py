@@ -192,7 +192,7 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
 
     plan, run_dir = prepared.plan, prepared.run_dir
     images = validation_images(plan.record["data"])
-    references = study.references
+    references = study.beside.references
     population = Population(tuple(study.finished), tuple(references), plan.objectives, plan.constraints, images)
     dominated = dominations(population.front, references, plan.objectives)
     write_front(run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references))

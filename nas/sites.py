@@ -23,8 +23,9 @@ from nas.grounds import (
     training_packing,
 )
 from nas.local import LocalEngine
+from nas.lookup import Table
 from nas.remote import Kind, RayEngine
-from nas.simulate import SimulatedEngine, Table
+from nas.simulate import SimulatedEngine
 from nas.train.data import DataRequest
 from search_spaces.base import SearchSpace
 

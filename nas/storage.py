@@ -21,7 +21,7 @@ from nas.backup import Backup
 from nas.errors import InputError
 from nas.gathering import GatheringStorage, Write, one_by_one
 from nas.owner import Owner, TrialOwner
-from nas.retrying import PatientJournal, PatientRDBStorage
+from nas.patient import PatientJournal, PatientRDBStorage
 from nas.secrets import mask_password
 from nas.server_owner import ServerOwner, one_at_a_time
 

@@ -6,7 +6,6 @@ import json
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -17,14 +16,15 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
-from nas.archive import REFERENCE, SEEDED, SEEDS, STATES, outcome_of, reference_outcome, references_in, with_seeds
+from nas.archive import STATES, outcome_of
+from nas.beside import MOST_ATTEMPTS, Beside, with_seeds
 from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
-from nas.metrics import Metric
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import TrialOwner
+from nas.plan import Asked, Known, StudyPlan
 from nas.scheduler import Scheduler
 from nas.spool import Spool
 from nas.storage import Storage
@@ -37,67 +37,10 @@ LEGACY_CONSTRAINTS = "constraints"
 
 _INFEASIBLE = math.ulp(0.0)
 
-MOST_ATTEMPTS = 3
-"""Times that a trial is begun before it is taken for the cause of its process's death."""
-
 MOST_REPEATS = 8
 """Repeats in a row for which the sampler is asked again; the next one counts as a trial, or a small space would never end."""
 
 _STALE = ("failure", "failure_reason", "failure_log", "gated_by", "stopped_at")
-
-_REFERENCE_ATTEMPTS = "reference_attempts:"
-"""Begins the name of the one that holds how often it was begun since it ended last."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A result of another study.
-
-    Attributes:
-        source: The study and the trial there.
-        attributes: What was recorded, without what belongs to that study alone.
-    """
-
-    source: str
-    attributes: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class StudyPlan:
-    """What a search wants of its study; plain data.
-
-    Attributes:
-        trials: How many trials the study shall hold in the end.
-        objectives: In the order of the trials' values.
-        constraints: Bounds by metric: upper where less is better, lower where more is.
-        conditions: All that must agree between two runs of one study, nested.
-        record: Further study attributes, written when the study is made.
-        start: Parameters of the first trials, before the sampler is asked.
-        known: Results of other studies that are taken, by the architecture's id.
-    """
-
-    name: str
-    trials: int
-    seed: int
-    objectives: tuple[Metric, ...]
-    constraints: Mapping[str, float]
-    conditions: Mapping[str, Any]
-    record: Mapping[str, Any] = field(default_factory=dict)
-    start: tuple[Mapping[str, Any], ...] = ()
-    known: Mapping[str, Known] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A candidate to be evaluated.
-
-    Attributes:
-        begun: The trial that was stopped early and whose training it goes on with; ``None`` for a new candidate.
-    """
-
-    number: int
-    architecture: Architecture
-    begun: Outcome | None = None
 
 
 class Study:
@@ -114,6 +57,7 @@ class Study:
 
     Attributes:
         before_tell: Called with each trial, and whether it failed, just before it is told.
+        beside: What it keeps that is no trial.
 
     Raises:
         InputError: If a study of that name was begun under other conditions.
@@ -155,6 +99,7 @@ class Study:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
+        self.beside = Beside(self._study, self._missing)
         self._index = History()
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
@@ -178,46 +123,6 @@ class Study:
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
         return with_seeds(self._history.outcomes, self._study.user_attrs)
-
-    @property
-    def references(self) -> list[Outcome]:
-        """The reference networks that were evaluated under this study's conditions; they are no trials."""
-        return references_in(self._study.user_attrs)
-
-    def begin_reference(self, name: str) -> bool:
-        """Note that the evaluation of a reference begins; ``False`` if it has begun too often and never ended."""
-        key = f"{_REFERENCE_ATTEMPTS}{name}"
-        attempts = int(self._study.user_attrs.get(key, 0)) + 1
-        self._study.set_user_attr(key, attempts)
-        return attempts <= MOST_ATTEMPTS
-
-    def release_reference(self, name: str) -> None:
-        """Stopping on request does not count as a death."""
-        key = f"{_REFERENCE_ATTEMPTS}{name}"
-        self._study.set_user_attr(key, self._study.user_attrs[key] - 1)
-
-    def record_reference(self, name: str, evaluation: Evaluation) -> Outcome:
-        """Keep the evaluation of a reference network; the sampler does not learn of it."""
-        attributes = evaluation.attributes()
-        missing = None if evaluation.failure else self._missing(attributes)
-        if missing:
-            attributes |= {"failure": "error", "failure_reason": missing}
-        self._study.set_user_attr(f"{REFERENCE}{name}", attributes)
-        self._study.set_user_attr(f"{_REFERENCE_ATTEMPTS}{name}", 0)
-        return reference_outcome(name, attributes)
-
-    def record_seed(self, number: int, seed: int, evaluation: Evaluation) -> None:
-        """Keep what a further seed of a complete trial came to; one that failed is kept too, so that it is not tried again."""
-        key = f"{SEEDS}{number}"
-        attributes = evaluation.attributes()
-        record = {"seed": seed, "train_seconds": attributes["train_seconds"], **{name: attributes[name] for name in SEEDED}}
-        if evaluation.failure:
-            record["failure_reason"] = evaluation.failure_reason
-        self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
-
-    def seeds(self, number: int) -> list[int]:
-        """Return the further seeds that a trial was trained with."""
-        return [record["seed"] for record in self._study.user_attrs.get(f"{SEEDS}{number}", [])]
 
     def _missing(self, attributes: Mapping[str, Any]) -> str | None:
         """Return which objective or constraint has no value, and why."""

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from nas.analyse.spread import spread
 from nas.analyse.study.population import Population
-from nas.archive import with_seeds
+from nas.beside import with_seeds
 from nas.confirming import confirm, contenders
 from nas.driver import run
 from nas.engine import OnStage

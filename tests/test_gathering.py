@@ -13,7 +13,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import retrying
+from nas import patient, retrying
 from nas.storage import Storage, open_storage, storage_spec
 
 Open = Callable[[], Storage]
@@ -168,8 +168,8 @@ def test_it_is_written_again_until_the_storage_is_there(opened: Open, monkeypatc
 
     trial = study.ask()
     if storage.spec.is_journal:
-        fsync = retrying.os.fsync
-        monkeypatch.setattr(retrying.os, "fsync", lambda descriptor: (fail(), fsync(descriptor)))
+        fsync = patient.os.fsync
+        monkeypatch.setattr(patient.os, "fsync", lambda descriptor: (fail(), fsync(descriptor)))
     else:
         sqlalchemy.event.listen(sqlalchemy.orm.Session, "before_commit", fail)
     try:

@@ -14,7 +14,8 @@ import sqlalchemy
 
 from nas import retrying
 from nas.errors import RunError
-from nas.retrying import PatientJournal, is_away, patiently
+from nas.patient import PatientJournal
+from nas.retrying import is_away, patiently
 from nas.spool import Spool
 from nas.storage import Storage, open_storage, storage_spec
 

@@ -24,9 +24,10 @@ from nas.interrupt import InterruptGate
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.outcomes import Outcome
+from nas.plan import Asked, StudyPlan
 from nas.scheduler import Mark, MoAsha, Scheduler, default_rungs, make_scheduler
 from nas.storage import memory_storage
-from nas.study import MOST_REPEATS, Asked, StudyPlan
+from nas.study import MOST_REPEATS
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings

@@ -12,8 +12,10 @@ import numpy as np
 import optuna
 import pytest
 
+from nas.compose import compose
+from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 from nas.errors import InputError
-from nas.simulate import Costs, Row, Table
+from nas.lookup import Costs, Row, Table
 from nas.train.settings import TrainSettings
 from tests.toy import ToyArchitecture, ToySpace
 
@@ -41,6 +43,12 @@ def playing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def efficiency(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(BENCHMARKS)
     return importlib.import_module("search_efficiency")
+
+
+@pytest.fixture
+def searching(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("searching")
 
 
 # ---- arithmetic
@@ -77,41 +85,123 @@ def test_what_does_not_differ_cannot_be_measured_by(yardstick: ModuleType) -> No
         yardstick.Yardstick.of(np.array([[1.0, 2.0], [1.0, 3.0]]))
 
 
-def test_ratios_are_paired_and_what_is_not_reached_takes_the_budget(yardstick: ModuleType) -> None:
-    assert yardstick.ratios([8.0, None, 3.0, None], [2.0, 5.0, None, None], 10.0) == [4.0, 2.0, 0.3, 1.0]
+def test_what_is_not_reached_takes_all_the_time_there_was(yardstick: ModuleType) -> None:
+    assert yardstick.taken([8.0, None, 3.0], [10.0, 11.0, 12.0]) == [8.0, 11.0, 3.0]
     assert yardstick.least_final_ratio([0.9, 1.0], [[0.8, 0.5], [1.0, 0.5]]) == 0.9
     assert yardstick.least_final_ratio([0.9], []) is None
 
 
-def test_the_summary_says_nothing_of_what_was_not_played(efficiency: ModuleType) -> None:
-    def played(name: str, times: list[float | None]) -> list[object]:
-        steps = [() if seconds is None else ((seconds, 0.99),) for seconds in times]
-        return [efficiency.Played(name, seed, one, 10.0, "time", 1, 0, 0, 0, 0, 1, 0.1) for seed, one in enumerate(steps)]
+def test_the_summary_says_nothing_of_what_was_not_run(efficiency: ModuleType, searching: ModuleType) -> None:
+    def runs(times: list[float | None], budget_s: float = 10.0) -> list[object]:
+        return [searching.Traced(() if seconds is None else ((seconds, 0.99),), budget_s) for seconds in times]
 
-    ours = {"ours": played("ours", [2.0, 4.0, 1.0])}
-    alone = efficiency.summary(ours, 10.0)
+    ours = {"ours": runs([2.0, 4.0, 1.0])}
+    alone = efficiency.summary(ours)
     assert alone == dict.fromkeys(("speedup_vs_naive_99", "speedup_vs_best_99", "final_hypervolume_ratio_min", "best"))
-    others = {
-        "naive": played("naive", [8.0, None, 9.0]),
-        "nsga2": played("nsga2", [2.0, 4.0, 5.0]),
-        "tpe": played("tpe", [1.0, 9.0, 9.0]),
-    }
-    found = efficiency.summary({**others, **ours}, 10.0)
+    others = {"naive": runs([8.0, None, 9.0], 18.0), "nsga2": runs([2.0, 4.0, 5.0]), "tpe": runs([1.0, 9.0, 9.0])}
+    found = efficiency.summary({**others, **ours})
+    # Paired by seed: 4, 4.5 (of its own eighteen seconds) and 9 times.
     assert found == {
-        "speedup_vs_naive_99": 4.0,
+        "speedup_vs_naive_99": 4.5,
         "speedup_vs_best_99": 1.0,
         "final_hypervolume_ratio_min": 1.0,
         "best": "nsga2",
     }
-    assert efficiency.summary(others, 10.0)["speedup_vs_naive_99"] is None
+    assert efficiency.summary(others)["speedup_vs_naive_99"] is None
 
 
-def test_proxies_are_those_of_a_training_that_ended_there(efficiency: ModuleType) -> None:
+def test_proxies_are_those_of_a_training_that_ended_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    proxies = importlib.import_module("proxies").proxies
     row = network(4, "a")
-    after = {epoch: efficiency.proxies(row, epoch) for epoch in (1, 3, 6)}
+    after = {epoch: proxies(row, epoch) for epoch in (1, 3, 6)}
     assert after[1] == {"top1": row.top1[0], "top1_mean": row.top1[0], "train_loss_area": -row.train_loss[0]}
     assert after[3]["top1_mean"] == row.top1[2] and after[3]["train_loss_area"] == -sum(row.train_loss[:3]) / 3
     assert after[6]["top1_mean"] == pytest.approx((row.top1[4] + row.top1[5]) / 2)
+
+
+# ---- for real
+
+
+def test_what_is_run_for_real_is_a_search_that_can_be_had(efficiency: ModuleType, searching: ModuleType, tmp_path: Path) -> None:
+    """By the words of its configuration: running it takes minutes."""
+    settings = {}
+    for name, method in searching.METHODS.items():
+        if method.bounded or not method.reuse:
+            with pytest.raises(InputError, match=f"--methods={name} is compared on a table only"):
+                searching.check(name)
+            continue
+        searching.check(name)
+        if method.way != "naive":
+            overrides = searching._overrides(method, 3, tmp_path)
+            config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, overrides).plain)
+            assert config.seed == 3 and config.scheduler.kind == ("none" if method.eta is None else "mo_asha")
+            settings[name] = config.scheduler, config.sampler
+    # But for these two pairs, of which one is a plain loop, no two are the same.
+    assert settings["tpe"] == settings["no_scheduler"] and settings["nsga2"] == settings["nsga2_no_scheduler"]
+    assert len({str(setting) for setting in settings.values()}) == len(settings) - 2
+
+
+def test_a_front_is_judged_by_what_was_measured_and_by_other_seeds(
+    searching: ModuleType, yardstick: ModuleType, tmp_path: Path
+) -> None:
+    rows = [dataclasses.replace(network(width, "a"), top1_seeds=((0.0, 0.1),)) for width in (1, 6)]
+    table = Table(tmp_path, TrainSettings(epochs=EPOCHS), {}, {row.architecture_id: row for row in rows})
+    small, large = (row.architecture_id for row in rows)
+    value = searching.by_table(table)
+    # The large network's first training was unlucky, and the small one's lucky: together they hide what the large one is worth.
+    points = (searching.Point(3.0, large, (-0.2, 6.0)), searching.Point(5.0, small, (-0.9, 1.0)))
+    assert value(points[0]) == (pytest.approx(-(0.6 + 0.1) / 2), 6.0)
+    assert sorted(map(tuple, searching.whole_of(table))) == sorted(value(point) for point in points)
+    searched = searching.Searched(9.0, points, 0, 0)
+    measure = yardstick.Yardstick.of(np.array([[-1.0, 0.0], [0.0, 10.0]]))
+    measured = searching.all_trained(searched, measure, searching.as_measured)
+    assert measured.steps == ((3.0, pytest.approx(0.2 * 0.4)), (5.0, pytest.approx(0.9 * 0.9))) and measured.budget_s == 9.0
+    trained = searching.all_trained(searched, measure, value)
+    assert trained.steps[0] == (3.0, pytest.approx(0.35 * 0.4)) and trained.final == pytest.approx(0.15 * 0.9 + 0.2 * 0.4)
+    own = searching.own_front(searched, measure, value)
+    assert own.steps == ((3.0, pytest.approx(0.35 * 0.4)), (5.0, pytest.approx(0.15 * 0.9)))
+    assert own.final < own.steps[0][1], "luck drove the better one from the front"
+
+
+def test_real_methods_go_by_turns(
+    efficiency: ModuleType,
+    searching: ModuleType,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """What each would do is another test's: here a search is whatever says what it was asked for."""
+    table = Table.read("benchmarks/tables/digits.parquet")
+    names = sorted(table.rows, key=lambda name: -table.rows[name].top1[-1])
+    asked = []
+
+    def search(name: str, seed: int, trials: int, seconds: float | None, folder: Path) -> object:
+        asked.append((name, seed, seconds))
+        values = [(-0.9 - 0.01 * seed, 1.0 + n) for n in range(3)]
+        points = tuple(searching.Point(10.0 * n + 5, names[n], value) for n, value in enumerate(values))
+        return searching.Searched(100.0 if name == "naive" else seconds or 0.0, points, 0, 0)
+
+    def summary(*arguments: str) -> dict[str, object]:
+        asked.clear()
+        monkeypatch.setattr("sys.argv", ["search_efficiency.py", "--seeds", "2", *arguments])
+        efficiency.main()
+        found = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+        assert isinstance(found, dict)
+        return found
+
+    monkeypatch.setattr(efficiency, "search", search)
+    monkeypatch.setenv("OUT", str(tmp_path))
+    found = summary()
+    assert asked == [("naive", 0, None), ("ours", 0, 100.0), ("naive", 1, None), ("ours", 1, 100.0)]
+    assert found["speedup_vs_naive_99"] == found["speedup_to_naive_end"] == 1.0 and found["speedup_vs_best_99"] is None
+    assert found["speedup_to_naive_end_own_front_by_table"] == 1.0
+    assert summary("--again", str(tmp_path / "search_efficiency.json")) == found and asked == []
+    found = summary("--methods", "tpe,ours", "--seconds", "50")
+    assert asked == [("tpe", 0, 50.0), ("ours", 0, 50.0), ("ours", 1, 50.0), ("tpe", 1, 50.0)]
+    assert found["best"] == "tpe" and found["speedup_vs_naive_99"] is None
+    with pytest.raises(InputError, match="say with --seconds"):
+        summary("--methods", "tpe,ours")
 
 
 # ---- playing

@@ -17,9 +17,10 @@ import yaml
 
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
+from nas.lookup import COLUMNS, COUNTED, MADE, TIMED, Table, schema
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
-from nas.simulate import COLUMNS, COUNTED, MADE, TIMED, SimulatedEngine, Table, schema
+from nas.simulate import SimulatedEngine
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings

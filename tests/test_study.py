@@ -18,10 +18,11 @@ from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
 from nas.owner import Owner
+from nas.plan import Asked, StudyPlan
 from nas.sampling import TrialSeededSampler
 from nas.spool import Spool
 from nas.storage import Storage, memory_storage, open_storage, storage_spec
-from nas.study import Asked, Study, StudyPlan, require_success
+from nas.study import Study, require_success
 from nas.targets import build_target, locate_target
 from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
 

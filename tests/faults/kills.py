@@ -40,7 +40,7 @@ from rich.table import Table
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # as a script, this file's own folder is what Python looks in
 
-from nas.study import MOST_ATTEMPTS  # noqa: E402
+from nas.beside import MOST_ATTEMPTS  # noqa: E402
 from tests.conftest import QUICK  # noqa: E402
 from tests.faults import recorded  # noqa: E402
 
