@@ -5,8 +5,9 @@ the study, the driver and the samplers are the real ones. A front's worth is the
 that of the whole table's front; a point counts from the moment at which its trial was told. Every method has the same virtual
 time, as long as ``--trials`` candidates take on the naive way on average. A seed that does not come so far has taken all of it.
 
-Without it every method is a process that searches digits for real, by turns. A front is then judged by what its search measured,
-luck included, and by the accuracies that the table has of other seeds.
+Without it every method is a process that searches digits for real, by turns, with the table's recipe and, but for the naive way,
+its very trainings. A front is judged by the table too, whose luck all methods share; by the accuracies of other seeds; and by
+what each search measured.
 
     python benchmarks/search_efficiency.py --simulated --seeds 50 [--methods naive,tpe,ours] [--jobs 2] [--charge-sampler]
     python benchmarks/search_efficiency.py --seeds 5 --trials 40 [--methods main] [--seconds 90]
@@ -36,22 +37,10 @@ import optuna
 import torch
 import yaml
 from closing import keep, show
-from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, ground_of, play
+from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, ground_of, minimised, play, unseen
 from proxies import order
 from rich.table import Table as Printed
-from searching import (
-    TABLE,
-    Searched,
-    Traced,
-    all_trained,
-    as_measured,
-    by_table,
-    check,
-    own_front,
-    read_searched,
-    search,
-    whole_of,
-)
+from searching import TABLE, Searched, Traced, all_trained, as_measured, by_table, check, own_front, read_searched, search
 from yardstick import Reference, Yardstick, least_final_ratio, taken, time_to
 
 from nas.errors import InputError
@@ -278,25 +267,27 @@ def _courses(
     searched: Mapping[str, Sequence[Searched]], table: Table, reference: Reference
 ) -> dict[str, tuple[str, dict[str, list[Traced]]]]:
     """Return, by what a summary's keys end in, how fronts are judged and the methods' ways to theirs."""
-    measured = Yardstick.of(
-        np.array([p.values for runs in searched.values() for one in runs for p in one.points]), None, reference
-    )
-    true, value = Yardstick.of(whole_of(table), None, reference), by_table(table)
-    tabled = (
-        f"as {table.path} has it (mean accuracy of other seeds, latency), against the front of its {len(table.rows)} networks"
-    )
+    rows = list(table.rows.values())
+    found = Yardstick.of(np.array([minimised(row) for row in rows]), None, reference)
+    others = Yardstick.of(np.array([unseen(row) for row in rows]), None, reference)
+    points = [point.values for runs in searched.values() for one in runs for point in one.first]
+    joint = Yardstick.of(np.array(points), None, reference)
+    as_found, by_others = by_table(table, minimised), by_table(table, unseen)
     return {
         "": (
-            "each front as its search measured it, a network as it was told first, against the front of all that all found",
-            {name: [all_trained(one, measured, as_measured) for one in runs] for name, runs in searched.items()},
+            f"each network as {table.path} has it (latency, and the accuracy of that very training, but for the naive way), "
+            f"against the front of its {len(rows)} networks",
+            {name: [all_trained(one, found, as_found) for one in runs] for name, runs in searched.items()},
         ),
-        "_own_front_by_table": (
-            f"the front that each search had by its own figures, each network on it {tabled}",
-            {name: [own_front(one, true, value) for one in runs] for name, runs in searched.items()},
+        "_by_other_seeds": (
+            "the front that each search had by its own figures, each network on it with the mean accuracy of the table's other "
+            "seeds, against the front of all its networks by those",
+            {name: [own_front(one, others, by_others) for one in runs] for name, runs in searched.items()},
         ),
-        "_trained_by_table": (
-            f"all that was trained in full, whether the search had it on its front or not, each {tabled}",
-            {name: [all_trained(one, true, value) for one in runs] for name, runs in searched.items()},
+        "_as_measured": (
+            "each network as its search measured it first, against the front of all that all searches found: luck in an "
+            "accuracy or a latency counts as a better network",
+            {name: [all_trained(one, joint, as_measured) for one in runs] for name, runs in searched.items()},
         ),
     }
 

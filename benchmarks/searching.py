@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 import time
@@ -18,13 +17,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
 from optuna.trial import TrialState
 from playing import METHODS, ROOT, Method, counted
 from yardstick import Trace, Yardstick, worth_of_own_front
 
-from nas.analyse.front import Array
 from nas.errors import InputError
 from nas.lookup import Row, Table
 
@@ -35,9 +32,9 @@ _LATENCY_SECONDS = 0.6
 _SETTING = (
     *("conf=osa_digits", "space=osa_digits_table", "objectives=[top1,latency_ms]", "study.name=real", "study.trials=1000000"),
     *("measure.energy=false", f"measure.latency_max_seconds={_LATENCY_SECONDS}", "checkpoints=none"),
-    *("train.precision=fp32", "train.memory_format=channels_last"),
+    *("train.precision=fp32", "train.memory_format=channels_last", "seed=0"),
 )
-"""As the table was made; only time ends a search."""
+"""As the table was made, so that a training comes to what it came to there; only time ends a search."""
 
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Likewise: with more threads latencies scatter more than fronts differ. Loaders and samplers have the other CPUs."""
@@ -97,7 +94,7 @@ def search(name: str, seed: int, trials: int, seconds: float | None, folder: Pat
 
     Args:
         name: Of ``METHODS``.
-        seed: Of the sampler, and of the trainings.
+        seed: Of the sampler; all trainings but the naive ones have the table's.
         trials: Candidates after which the naive way ends.
         seconds: That every other way has, from the launch of its process.
         folder: A new one, for its files.
@@ -138,7 +135,7 @@ def _naively(seed: int, trials: int, folder: Path) -> Searched:
 
 
 def _plainly(method: Method, seed: int, seconds: float, folder: Path) -> Searched:
-    launched_s = _script("plain.py", folder, f"--seconds={seconds}", *_overrides(method, seed, folder))
+    launched_s = _script("plain.py", folder, f"--seconds={seconds}", f"--sampler-seed={seed}", *_overrides(method, folder))
     found = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
     points = [Point(one["told_at_s"] - launched_s, one["architecture_id"], (-one["top1"], one["latency_ms"])) for one in found]
     within = tuple(point for point in points if point.seconds <= seconds)
@@ -147,7 +144,7 @@ def _plainly(method: Method, seed: int, seconds: float, folder: Path) -> Searche
 
 def _ours(method: Method, seed: int, seconds: float, folder: Path) -> Searched:
     launched_s = time.time()
-    command = [sys.executable, "-m", "nas.search", *_overrides(method, seed, folder)]
+    command = [sys.executable, str(ROOT / "benchmarks" / "seeded_search.py"), str(seed), *_overrides(method, folder)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT, cwd=ROOT)
     try:
         process.wait(seconds)
@@ -177,8 +174,8 @@ def _script(name: str, folder: Path, *arguments: str) -> float:
     return launched_s
 
 
-def _overrides(method: Method, seed: int, folder: Path) -> list[str]:
-    found = [*_SETTING, f"seed={seed}", f"run_dir={folder / 'run'}", f"sampler={method.sampler}"]
+def _overrides(method: Method, folder: Path) -> list[str]:
+    found = [*_SETTING, f"run_dir={folder / 'run'}", f"sampler={method.sampler}"]
     if method.eta is None:
         return [*found, "scheduler=none"]
     found += ["scheduler=mo_asha", f"scheduler.eta={method.eta}", f"scheduler.score={method.score}"]
@@ -213,20 +210,10 @@ def as_measured(point: Point) -> tuple[float, float]:
     return point.values
 
 
-def by_table(table: Table) -> Value:
-    """Return what says what a network is worth, minimised: its mean accuracy over the table's seeds, and the table's latency."""
-
-    def of(row: Row) -> tuple[float, float]:
-        return -statistics.fmean(course[-1] for course in (row.top1, *row.top1_seeds)), row.figures["latency_ms"]
-
-    found = {name: of(row) for name, row in table.rows.items()}
+def by_table(table: Table, value: Callable[[Row], tuple[float, float]]) -> Value:
+    """Return what says what a table has of a network."""
+    found = {name: value(row) for name, row in table.rows.items()}
     return lambda point: found[point.architecture_id]
-
-
-def whole_of(table: Table) -> Array:
-    """Return what all networks of a table are worth, shape (networks, 2), minimised."""
-    value = by_table(table)
-    return np.array([value(Point(0, name, (0, 0))) for name in table.rows])
 
 
 def all_trained(searched: Searched, yardstick: Yardstick, value: Value) -> Traced:
