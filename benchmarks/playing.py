@@ -207,7 +207,7 @@ class Played:
         gated: Networks not trained.
         repeated: Suggestions of what was known, whether evaluated again or not.
         asked: Suggestions.
-        worth: Share of the front that it had in the end by the seeds that it did not see; ``None`` where there are none.
+        worth: What its last front is worth by the seeds that it did not see, a share of the best; ``None`` where there are none.
         sampler_s: Processor seconds of asking and telling.
     """
 

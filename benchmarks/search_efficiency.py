@@ -130,8 +130,8 @@ def _taken(courses: Sequence[Course], share: float = SHARES[-1]) -> list[float]:
     return taken([time_to(share, one.steps) for one in courses], [one.budget_s for one in courses])
 
 
-def _ratios(theirs: Sequence[Course], ours: Sequence[Course]) -> list[float]:
-    return [other / mine for other, mine in zip(_taken(theirs), _taken(ours), strict=True)]
+def _ratios(theirs: Sequence[Course], ours: Sequence[Course], share: float = SHARES[-1]) -> list[float]:
+    return [other / mine for other, mine in zip(_taken(theirs, share), _taken(ours, share), strict=True)]
 
 
 def _comparison(played: Mapping[str, Sequence[Played]], ours: str) -> Printed:
@@ -301,7 +301,12 @@ def _to(shares: Sequence[float], courses: Sequence[Course]) -> list[float]:
 
 def _real_comparison(courses: Mapping[str, Sequence[Traced]], counts: Mapping[str, Sequence[tuple[int, int, int]]]) -> Printed:
     printed = Printed(
-        *("method", *(f"s to {share:.0%}" for share in SHARES), f"{SHARES[-1]:.0%}: × ours", "s to the naive end"),
+        *(
+            "method",
+            *(f"s to {share:.0%}" for share in SHARES),
+            *(f"{share:.0%}: × ours" for share in SHARES),
+            "s to the naive end",
+        ),
         *("final share", "least", "in full", "stopped", "repeats"),
         box=None,
     )
@@ -311,7 +316,7 @@ def _real_comparison(courses: Mapping[str, Sequence[Traced]], counts: Mapping[st
         printed.add_row(
             f"{name}: {METHODS[name].told}",
             *(_reached(runs, share, 1) for share in SHARES),
-            quartiles(_ratios(runs, courses["ours"]), 2) if "ours" in courses else "–",
+            *(quartiles(_ratios(runs, courses["ours"], share), 2) if "ours" in courses else "–" for share in SHARES),
             quartiles(_to(ends, runs), 1) if ends else "–",
             *(f"{statistics.median(finals):.4f}", f"{min(finals):.4f}"),
             *(f"{statistics.median(count):g}" for count in zip(*counts[name], strict=True)),

@@ -1,6 +1,6 @@
 """``nas.search`` with a seed of the sampler apart from that of the trainings, so that searches differ and networks do not.
 
-python benchmarks/seeded_search.py SEED conf=osa_digits seed=0 ...
+What ``searching.py`` runs: ``python benchmarks/seeded_search.py SEED conf=osa_digits seed=0 ...``.
 """
 
 from __future__ import annotations
