@@ -36,8 +36,7 @@ format: $(READY)
 	$(PYTHON) -m ruff format .
 
 # The parts of the GPU check; none needs this package installed or a network, and each ends in a table within 9 minutes.
-# gpu-train takes more: its first commands what benchmarks/naive.py stands on (optuna, scikit-learn), its last one pebble,
-# pydantic and what nas.config stands on. IMAGES=FOLDER (train/<class>/*) trains on files.
+# gpu-train needs more packages: optuna and scikit-learn, and for its last command pebble and pydantic. IMAGES=FOLDER (train/<class>/*) trains on files.
 GPU_PARTS := gpu-test gpu-candidates gpu-latency gpu-energy gpu-ranking gpu-train
 .PHONY: $(GPU_PARTS)
 gpu-check $(GPU_PARTS): export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))

@@ -26,7 +26,6 @@ def main() -> None:
     """Search until the time is up; of each network, ``$OUT/plain.json`` says when it was told."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, required=True, help="from the launch of this process")
-    parser.add_argument("--sampler-seed", type=int, help="seed, if it is not given")
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     until_s = time.time() + options.seconds
@@ -41,7 +40,7 @@ def main() -> None:
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     prepared = prepare_search(config, composed)
     objectives = prepared.plan.objectives
-    seed = config.seed if options.sampler_seed is None else options.sampler_seed
+    seed = config.seed if config.sampler_seed is None else config.sampler_seed
     study = optuna.create_study(
         directions=[metric.direction for metric in objectives],
         sampler=build_target("sampler", dict(config.sampler), seed=seed),

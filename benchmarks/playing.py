@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import statistics
 import sys
 import tempfile
 import time
@@ -20,37 +19,29 @@ from typing import Any, Literal
 
 import numpy as np
 import optuna
-import torch
-import yaml
+from ground import OBJECTIVES, Ground, minimised, unseen
+from methods import METHODS, Method, sampler_node
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
-from yardstick import Reference, Trace, Yardstick
+from yardstick import Trace
 
 from nas.analyse.front import non_dominated
 from nas.driver import run
 from nas.engine import OnStage
 from nas.evaluate import Evaluation, EvaluationRequest
 from nas.interrupt import Interrupted, InterruptGate
-from nas.lookup import Row, Table
-from nas.measure.device import resolve_conditions
-from nas.measure.settings import MeasureSettings
-from nas.metrics import METRICS
+from nas.lookup import Row
 from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.plan import Asked, StudyPlan
 from nas.sampling import TrialSeededSampler
-from nas.scheduler import Score, make_scheduler
+from nas.scheduler import make_scheduler
 from nas.simulate import SimulatedEngine
 from nas.storage import memory_storage
 from nas.study import Study
 from nas.targets import build_target, locate_target, maker
-from nas.train.data import DataRequest
-from nas.train.datasets import Digits
-from nas.train.settings import DataSettings, NumericFormat
 from search_spaces.base import Architecture, SearchSpace, Trial
 
-ROOT = Path(__file__).resolve().parents[1]
-OBJECTIVES = (METRICS["top1"], METRICS["latency_ms"])
 WHOLE = 1 - 1e-9
 """Of the best known hypervolume: all of it, but for rounding."""
 
@@ -58,138 +49,6 @@ MOST_ASKS = 100
 """Suggestions in a row of networks that are known already after which a search ends: it finds nothing more."""
 
 End = Literal["time", "front", "known"]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to search.
-
-    Attributes:
-        way: ``naive`` and ``plain`` are a loop of ask and tell that evaluates whatever is suggested, at the costs of
-            ``naive.py`` or at ours; ``ours`` is this package's study.
-        sampler: Of ``conf/sampler``; ``default`` is Optuna's own choice.
-        eta: Of ``mo_asha``; ``None`` for no scheduler.
-        reuse: Whether what is known is not evaluated again.
-        score: What a training is judged by at a rung; see ``nas.scheduler``.
-        briefly: Whether what may be stopped is timed briefly first.
-        bounded: Whether networks have to keep a bound of ``params``.
-        gate: Whether what misses it is not trained.
-    """
-
-    told: str
-    way: Literal["naive", "plain", "ours"]
-    sampler: str
-    eta: float | None = None
-    reuse: bool = True
-    score: Score = "loss"
-    briefly: bool = True
-    bounded: bool = False
-    gate: bool = True
-
-
-def _methods() -> dict[str, Method]:
-    eta = float(yaml.safe_load((ROOT / "conf" / "scheduler" / "mo_asha.yaml").read_text(encoding="utf-8"))["eta"])
-    methods = {
-        "naive": Method("Optuna's default, naive costs", "naive", "default"),
-        "random": Method("random, no scheduler", "ours", "random"),
-        "nsga2": Method("NSGA-II, plain loop, our costs", "plain", "nsga2"),
-        "tpe": Method("TPE, plain loop, our costs", "plain", "tpe"),
-        "ours": Method(f"ours: TPE, mo_asha (eta {eta:g}), no repeats", "ours", "tpe", eta),
-        "no_scheduler": Method("ours without the scheduler", "ours", "tpe"),
-        "by_top1": Method("ours, rungs judged by top1", "ours", "tpe", eta, score="objective"),
-        "timed_in_full": Method("ours, every latency timed in full", "ours", "tpe", eta, briefly=False),
-        "repeats": Method("ours, repeats evaluated again", "ours", "tpe", eta, reuse=False),
-        "random_asha": Method("ours, random instead of TPE", "ours", "random", eta),
-        "nsga2_asha": Method("ours, NSGA-II instead of TPE", "ours", "nsga2", eta),
-        "nsga2_no_scheduler": Method("the same without the scheduler", "ours", "nsga2"),
-    }
-    for other in (2.0, 3.0, 4.0):
-        if other != eta:
-            methods[f"eta{other:g}"] = Method(f"ours, eta {other:g}", "ours", "tpe", other)
-    return {
-        **methods,
-        "bound_naive": dataclasses.replace(methods["naive"], bounded=True),
-        "bound_tpe": dataclasses.replace(methods["tpe"], bounded=True),
-        "bound_ours": dataclasses.replace(methods["ours"], bounded=True),
-        "bound_no_gate": Method("ours without the gate", "ours", "tpe", eta, bounded=True, gate=False),
-    }
-
-
-METHODS = _methods()
-GROUPS = {
-    "main": ("naive", "random", "nsga2", "tpe", "ours"),
-    "parts": tuple(
-        name
-        for name in METHODS
-        if name in ("no_scheduler", "by_top1", "timed_in_full", "repeats", "random_asha") or name.startswith("eta")
-    ),
-    "nsga2s": ("nsga2_asha", "nsga2_no_scheduler"),
-    "bound": tuple(name for name in METHODS if METHODS[name].bounded),
-}
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What methods are compared on.
-
-    Attributes:
-        request: For any network; the architecture is to be set.
-        budget_s: Virtual seconds that a method has.
-        yardstick: Of all networks.
-        bound: The greatest number of parameters, where there is a bound.
-        bounded: The yardstick of the networks that keep it; ``None`` if that is too few or all of them.
-        unseen: The yardstick by the seeds that no search sees; ``None`` where the table has none.
-    """
-
-    table: Table
-    space: SearchSpace
-    request: EvaluationRequest
-    budget_s: float
-    yardstick: Yardstick
-    bound: float
-    bounded: Yardstick | None
-    unseen: Yardstick | None
-
-
-def minimised(row: Row) -> tuple[float, float]:
-    """Return a network's objectives as the table's first seed has them."""
-    return -row.top1[-1], row.figures["latency_ms"]
-
-
-def unseen(row: Row) -> tuple[float, float]:
-    """Return a network's objectives with the mean accuracy of the further seeds, which no search sees."""
-    return -statistics.fmean(course[-1] for course in row.top1_seeds), row.figures["latency_ms"]
-
-
-def ground_of(table: Table, space: SearchSpace, trials: int, reference: Reference = "table") -> Ground:
-    """Return the ground that a table makes."""
-    rows = list(table.rows.values())
-    values = np.array([minimised(row) for row in rows])
-    bound = statistics.median_low([row.figures["params"] for row in rows])
-    kept = np.array([row.figures["params"] <= bound for row in rows])
-    # A bound that all keep, or of which no trade-off is left, asks for nothing.
-    sensible = not kept.all() and non_dominated(values[kept]).sum() > 2
-    each_s = statistics.mean(
-        row.naive.measure_seconds
-        + row.naive.setup_seconds
-        + table.recipe.epochs * row.naive.epoch_seconds
-        + row.naive.score_seconds
-        for row in rows
-    )
-    request = EvaluationRequest(
-        space=space,
-        architecture=space.from_dict(rows[0].architecture),
-        data=DataRequest(Digits(), DataSettings(), 0),  # not looked at
-        train=table.recipe,
-        numeric=NumericFormat("fp32", "channels_last"),
-        measure=resolve_conditions(MeasureSettings(), torch.device("cpu")),
-        device="cpu",
-        seed=0,
-        required=tuple(metric.name for metric in OBJECTIVES),
-    )
-    bounded = Yardstick.of(values, values[kept], reference) if sensible else None
-    further = Yardstick.of(np.array([unseen(row) for row in rows]), None, reference) if all(r.top1_seeds for r in rows) else None
-    return Ground(table, space, request, trials * each_s, Yardstick.of(values, None, reference), bound, bounded, further)
 
 
 @dataclass(frozen=True)
@@ -298,26 +157,24 @@ def play(name: str, ground: Ground, seed: int, charged: bool = False) -> Played:
     )
 
 
-def _node(sampler: str) -> dict[str, Any]:
-    node = yaml.safe_load((ROOT / "conf" / "sampler" / f"{sampler}.yaml").read_text(encoding="utf-8"))
-    assert isinstance(node, dict)
-    return node
-
-
 def _play_plain(
     method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
 ) -> tuple[dict[str, int], End | None]:
     # The default is what Optuna 5 takes by itself, but repeatable.
     naive = method.sampler == "default"
-    sampler: BaseSampler = TPESampler(seed=seed) if naive else build_target("sampler", _node(method.sampler), seed=seed)
+    sampler: BaseSampler = TPESampler(seed=seed) if naive else build_target("sampler", sampler_node(method.sampler), seed=seed)
     study = optuna.create_study(directions=[metric.direction for metric in OBJECTIVES], sampler=sampler)
+    request = ground.request
+    if method.briefly and not naive:
+        brief_seconds = ground.table.made["brief_latency_seconds"]
+        request = dataclasses.replace(request, until_epoch=ground.table.recipe.epochs, first_latency_seconds=brief_seconds)
     seen: set[str] = set()
     evaluated = 0
     while not clock.is_over:
         with clock.sampling():
             trial = study.ask()
             architecture = ground.space.suggest(trial)
-        found = engine.submit(trial.number, dataclasses.replace(ground.request, architecture=architecture), _silent).result()
+        found = engine.submit(trial.number, dataclasses.replace(request, architecture=architecture), _silent).result()
         row = ground.table.row(architecture)
         with clock.sampling():
             if method.bounded:
@@ -440,7 +297,7 @@ class _Playing:
 def _play_ours(
     method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
 ) -> tuple[dict[str, int], End | None]:
-    node = _node(method.sampler)
+    node = sampler_node(method.sampler)
     sampler = _Sampler(locate_target("sampler._target_", node["_target_"]), maker("sampler", node), seed)
     plan = StudyPlan(
         name="played",

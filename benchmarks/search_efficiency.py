@@ -3,7 +3,8 @@
 With ``--simulated`` every candidate is looked up in a table of really evaluated networks (``make_table.py``) and time is virtual;
 the study, the driver and the samplers are the real ones. A front's worth is the hypervolume of (top1, latency_ms) as a share of
 that of the whole table's front; a point counts from the moment at which its trial was told. Every method has the same virtual
-time, as long as ``--trials`` candidates take on the naive way on average. A seed that does not come so far has taken all of it.
+time, as long as ``--trials`` candidates take on the naive way on average. A seed that does not come so far has taken all
+of it; one of ours counts as no faster at all then.
 
 Without it every method is a process that searches digits for real, by turns, with the table's recipe and, but for the naive way,
 its very trainings. A front is judged by the table too, whose luck all methods share; by the accuracies of other seeds; and by
@@ -30,46 +31,25 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import optuna
 import torch
 import yaml
 from closing import keep, show
-from playing import GROUPS, METHODS, MOST_ASKS, ROOT, Ground, Played, ground_of, minimised, play, unseen
+from ground import Ground, ground_of, minimised, unseen
+from judging import SHARES, against, quartiles, reached, speedup, summary
+from methods import GROUPS, METHODS, ROOT
+from playing import MOST_ASKS, Played, play
 from proxies import order
 from rich.table import Table as Printed
 from searching import TABLE, Searched, Traced, all_trained, as_measured, by_table, check, own_front, read_searched, search
-from yardstick import Reference, Yardstick, least_final_ratio, taken, time_to
+from yardstick import Reference, Yardstick
 
 from nas.errors import InputError
 from nas.lookup import Table
 from nas.targets import build_target
-
-
-class Course(Protocol):
-    """A search's way to its front."""
-
-    @property
-    def steps(self) -> Sequence[tuple[float, float]]:
-        """See ``yardstick.Trace``."""
-        ...
-
-    @property
-    def budget_s(self) -> float:
-        """Seconds that it had."""
-        ...
-
-    @property
-    def final(self) -> float:
-        """The share of the best known hypervolume in the end."""
-        ...
-
-
-SHARES = (0.95, 0.99)
-RIVALS = ("nsga2", "tpe")
-"""Of which ours shall be faster than the best: what a plain user of our way of evaluating would take."""
 
 DEVICE = torch.device("cpu")
 
@@ -115,25 +95,6 @@ def play_all(
     return {name: [played[place] for played in found] for place, name in enumerate(methods)}
 
 
-def quartiles(values: Sequence[float], digits: int = 0) -> str:
-    """Return the median, and between which quartiles it lies, as short text."""
-    low, middle, high = np.quantile(values, [0.25, 0.5, 0.75])
-    return f"{middle:,.{digits}f} ({low:,.{digits}f}–{high:,.{digits}f})"
-
-
-def _reached(courses: Sequence[Course], share: float, digits: int = 0) -> str:
-    missed = sum(time_to(share, one.steps) is None for one in courses)
-    return quartiles(_taken(courses, share), digits) + (f" {missed} not" if missed else "")
-
-
-def _taken(courses: Sequence[Course], share: float = SHARES[-1]) -> list[float]:
-    return taken([time_to(share, one.steps) for one in courses], [one.budget_s for one in courses])
-
-
-def _ratios(theirs: Sequence[Course], ours: Sequence[Course], share: float = SHARES[-1]) -> list[float]:
-    return [other / mine for other, mine in zip(_taken(theirs, share), _taken(ours, share), strict=True)]
-
-
 def _comparison(played: Mapping[str, Sequence[Played]], ours: str) -> Printed:
     shares = [f"s to {share:.0%}" for share in SHARES]
     printed = Printed(
@@ -142,13 +103,12 @@ def _comparison(played: Mapping[str, Sequence[Played]], ours: str) -> Printed:
         box=None,
     )
     for name, runs in played.items():
-        against = _ratios(runs, played[ours]) if ours in played else None
         ends = {end: sum(one.end == end for one in runs) for end in ("time", "front", "known")}
         worth = [one.worth for one in runs]
         printed.add_row(
             f"{name}: {METHODS[name].told}",
-            *(_reached(runs, share) for share in SHARES),
-            "–" if against is None else quartiles(against, 2),
+            *(reached(runs, share) for share in SHARES),
+            against(name, runs, played.get(ours), ours),
             f"{statistics.median(one.final for one in runs):.4f}",
             f"{min(one.final for one in runs):.4f}",
             "–" if None in worth else quartiles([one or 0.0 for one in worth], 4),
@@ -161,25 +121,6 @@ def _comparison(played: Mapping[str, Sequence[Played]], ours: str) -> Printed:
             f"{statistics.median(1e3 * one.sampler_s / max(1, one.asked) for one in runs):.1f}",
         )
     return printed
-
-
-def summary(courses: Mapping[str, Sequence[Course]]) -> dict[str, float | str | None]:
-    """Return the figures by which a search is judged; ``None`` where a method that one needs was not run."""
-    found: dict[str, float | str | None] = dict.fromkeys(
-        ("speedup_vs_naive_99", "speedup_vs_best_99", "final_hypervolume_ratio_min", "best")
-    )
-    if "ours" not in courses:
-        return found
-    ours = courses["ours"]
-    if "naive" in courses:
-        found["speedup_vs_naive_99"] = statistics.median(_ratios(courses["naive"], ours))
-    if rivals := [name for name in RIVALS if name in courses]:
-        # The one that is faster by itself: taken seed by seed, the best of several draws would stand against one draw.
-        best = min(rivals, key=lambda name: statistics.median(_taken(courses[name])))
-        found |= {"speedup_vs_best_99": statistics.median(_ratios(courses[best], ours)), "best": best}
-    others = [[one.final for one in courses[name]] for name in ("naive", "random", *RIVALS) if name in courses]
-    found["final_hypervolume_ratio_min"] = least_final_ratio([one.final for one in ours], others)
-    return found
 
 
 def simulated(options: argparse.Namespace) -> dict[str, Any]:
@@ -256,9 +197,7 @@ def for_real(options: argparse.Namespace) -> dict[str, Any]:
         figures = summary(courses)
         if "naive" in courses and "ours" in courses:
             ends = [one.final for one in courses["naive"]]
-            figures["speedup_to_naive_end"] = statistics.median(
-                theirs / mine for theirs, mine in zip(_to(ends, courses["naive"]), _to(ends, courses["ours"]), strict=True)
-            )
+            figures |= speedup("speedup_to_naive_end", courses["naive"], courses["ours"], ends)
         found |= {f"{key}{suffix}": figure for key, figure in figures.items()}
     return found
 
@@ -292,13 +231,6 @@ def _courses(
     }
 
 
-def _to(shares: Sequence[float], courses: Sequence[Course]) -> list[float]:
-    """Return when each seed's search came to that seed's share."""
-    return taken(
-        [time_to(share, one.steps) for share, one in zip(shares, courses, strict=True)], [one.budget_s for one in courses]
-    )
-
-
 def _real_comparison(courses: Mapping[str, Sequence[Traced]], counts: Mapping[str, Sequence[tuple[int, int, int]]]) -> Printed:
     printed = Printed(
         *(
@@ -315,13 +247,19 @@ def _real_comparison(courses: Mapping[str, Sequence[Traced]], counts: Mapping[st
         finals = [one.final for one in runs]
         printed.add_row(
             f"{name}: {METHODS[name].told}",
-            *(_reached(runs, share, 1) for share in SHARES),
-            *(quartiles(_ratios(runs, courses["ours"], share), 2) if "ours" in courses else "–" for share in SHARES),
-            quartiles(_to(ends, runs), 1) if ends else "–",
+            *(reached(runs, share, 1) for share in SHARES),
+            *(against(name, runs, courses.get("ours"), "ours", share) for share in SHARES),
+            reached(runs, ends, 1) if ends else "–",
             *(f"{statistics.median(finals):.4f}", f"{min(finals):.4f}"),
             *(f"{statistics.median(count):g}" for count in zip(*counts[name], strict=True)),
         )
     return printed
+
+
+def _rounded(figure: Any) -> Any:
+    if isinstance(figure, tuple):
+        return [_rounded(bound) for bound in figure]
+    return round(figure, 4) if isinstance(figure, float) else figure
 
 
 def _chosen(methods: str) -> list[str]:
@@ -358,7 +296,7 @@ def main() -> None:
         raise InputError(f"--seconds={options.seconds} is not above 0.")
     options.trials = options.trials or (60 if options.simulated else 40)
     found = simulated(options) if options.simulated else for_real(options)
-    print(json.dumps({key: round(value, 4) if isinstance(value, float) else value for key, value in found.items()}))
+    print(json.dumps({key: _rounded(value) for key, value in found.items()}))
 
 
 if __name__ == "__main__":

@@ -18,23 +18,27 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+from methods import METHODS, ROOT, Method
 from optuna.trial import TrialState
-from playing import METHODS, ROOT, Method, counted
+from playing import counted
 from yardstick import Trace, Yardstick, worth_of_own_front
 
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.lookup import Row, Table
 
 TABLE = Path("benchmarks/tables/digits.parquet")
 """Holds every network of the space, under the same conditions."""
 
 _LATENCY_SECONDS = 0.6
+_BRIEF_LATENCY_SECONDS = 0.1
 _SETTING = (
     *("conf=osa_digits", "space=osa_digits_table", "objectives=[top1,latency_ms]", "study.name=real", "study.trials=1000000"),
     *("measure.energy=false", f"measure.latency_max_seconds={_LATENCY_SECONDS}", "checkpoints=none"),
     *("train.precision=fp32", "train.memory_format=channels_last", "seed=0"),
 )
 """As the table was made, so that a training comes to what it came to there; only time ends a search."""
+
+_MOST_SECONDS_TO_END = 120.0
 
 _ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}
 """Likewise: with more threads latencies scatter more than fronts differ. Loaders and samplers have the other CPUs."""
@@ -135,7 +139,7 @@ def _naively(seed: int, trials: int, folder: Path) -> Searched:
 
 
 def _plainly(method: Method, seed: int, seconds: float, folder: Path) -> Searched:
-    launched_s = _script("plain.py", folder, f"--seconds={seconds}", f"--sampler-seed={seed}", *_overrides(method, folder))
+    launched_s = _script("plain.py", folder, f"--seconds={seconds}", *_overrides(method, folder), f"sampler.seed={seed}")
     found = json.loads((folder / "plain.json").read_text(encoding="utf-8"))
     points = [Point(one["told_at_s"] - launched_s, one["architecture_id"], (-one["top1"], one["latency_ms"])) for one in found]
     within = tuple(point for point in points if point.seconds <= seconds)
@@ -144,14 +148,19 @@ def _plainly(method: Method, seed: int, seconds: float, folder: Path) -> Searche
 
 def _ours(method: Method, seed: int, seconds: float, folder: Path) -> Searched:
     launched_s = time.time()
-    command = [sys.executable, str(ROOT / "benchmarks" / "seeded_search.py"), str(seed), *_overrides(method, folder)]
+    command = [sys.executable, "-m", "nas.search", *_overrides(method, folder), f"sampler.seed={seed}"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=_ENVIRONMENT, cwd=ROOT)
     try:
         process.wait(seconds)
         raise InputError(f"nas.search ended before its {seconds:.0f} s were over: run the same command to see why.")
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGINT)  # what has ended is told, and nothing more is begun
-        process.wait()
+        try:
+            process.wait(_MOST_SECONDS_TO_END)
+        except subprocess.TimeoutExpired:
+            raise RunError(f"nas.search did not end within {_MOST_SECONDS_TO_END:g} s of being asked to.") from None
+    finally:
+        process.kill()
     study = optuna.load_study(study_name="real", storage=f"sqlite:///{folder}/run/study.db")
     trials = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     points = []
@@ -177,7 +186,8 @@ def _script(name: str, folder: Path, *arguments: str) -> float:
 def _overrides(method: Method, folder: Path) -> list[str]:
     found = [*_SETTING, f"run_dir={folder / 'run'}", f"sampler={method.sampler}"]
     if method.eta is None:
-        return [*found, "scheduler=none"]
+        brief = [f"measure.latency_max_seconds={_BRIEF_LATENCY_SECONDS}"] if method.way == "plain" and method.briefly else []
+        return [*found, "scheduler=none", *brief]
     found += ["scheduler=mo_asha", f"scheduler.eta={method.eta}", f"scheduler.score={method.score}"]
     return found if method.briefly else [*found, f"scheduler.first_latency_seconds={_LATENCY_SECONDS}"]
 

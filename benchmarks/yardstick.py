@@ -108,13 +108,34 @@ def worth_of_own_front(
 
 
 def time_to(share: float, steps: Sequence[tuple[float, float]]) -> float | None:
-    """Return when a share was reached; ``None`` if it was not."""
-    return next((seconds for seconds, reached in steps if reached >= share), None)
+    """Return when a share was reached for good; ``None`` if it was not, or was lost again."""
+    found = None
+    for seconds, reached in steps:
+        if reached < share:
+            found = None
+        elif found is None:
+            found = seconds
+    return found
 
 
 def taken(times: Sequence[float | None], budgets_s: Sequence[float]) -> list[float]:
     """Return the times, where what was not reached has taken all the time that there was."""
     return [budget_s if seconds is None else seconds for seconds, budget_s in zip(times, budgets_s, strict=True)]
+
+
+def speedups(theirs: Sequence[float | None], budgets_s: Sequence[float], ours: Sequence[float | None]) -> list[float]:
+    """Return, seed by seed, how many times as long as ours the others took: at least, as theirs may not be there in their time.
+
+    Where ours is not there it is no faster than anything: 0.
+    """
+    return [0.0 if mine is None else their_s / mine for their_s, mine in zip(taken(theirs, budgets_s), ours, strict=True)]
+
+
+def median_interval(values: Sequence[float], draws: int = 10_000) -> tuple[float, float]:
+    """Return the bounds of a median with 95 %, of as many draws with replacement (percentile bootstrap)."""
+    drawn = np.random.default_rng(0).choice(np.array(values), (draws, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(low), float(high)
 
 
 def least_final_ratio(ours: Sequence[float], others: Sequence[Sequence[float]]) -> float | None:

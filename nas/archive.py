@@ -30,12 +30,14 @@ class Archive:
 
     Attributes:
         outcomes: The trials that ended, in whatever state, in the order of their numbers.
+        as_told: The same without what further seeds came to.
         references: The reference networks that were evaluated.
         running: Trials that are under way, or whose process died.
         attributes: The study's own attributes: its conditions, its device, its configuration.
     """
 
     outcomes: tuple[Outcome, ...]
+    as_told: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
     running: int
     attributes: Mapping[str, Any]
@@ -54,8 +56,10 @@ def read_archive(storage: Storage, name: str) -> Archive:
         raise InputError(f"study {name!r} is not in {storage.spec.shown}{suggestion(name, known, 'studies')}") from None
     check_format(name, study.user_attrs)
     trials = study.get_trials(deepcopy=False)
+    as_told = tuple(outcome_of(trial) for trial in trials if trial.state in STATES)
     return Archive(
-        outcomes=tuple(with_seeds([outcome_of(trial) for trial in trials if trial.state in STATES], study.user_attrs)),
+        outcomes=tuple(with_seeds(as_told, study.user_attrs)),
+        as_told=as_told,
         references=tuple(references_in(study.user_attrs)),
         running=sum(trial.state == TrialState.RUNNING for trial in trials),
         attributes=study.user_attrs,

@@ -6,13 +6,14 @@ import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import optuna
 
 from nas.analyse.spread import SEED_NOISE
 from nas.evaluate import Evaluation
 from nas.outcomes import Outcome
+from nas.owner import TrialOwner
 
 MOST_ATTEMPTS = 3
 """Times that a network is begun before it is taken for the cause of its process's death."""
@@ -24,10 +25,14 @@ _REFERENCE = "reference:"
 """Begins the name of the study attribute that holds a reference."""
 
 _ATTEMPTS = "reference_attempts:"
-"""Begins the name of the one that holds how often it was begun since it ended last."""
+"""Begins the name of the one that holds which processes have begun it since it ended last."""
 
 _SEEDS = "seeds:"
 """Begins the name of the one that holds what further seeds of a trial came to; its number follows."""
+
+
+Begun = Literal["here", "elsewhere", "too often"]
+"""Whether a reference is this process's to evaluate, under way in another one that lives, or has killed too many."""
 
 
 class Beside:
@@ -35,28 +40,36 @@ class Beside:
 
     Args:
         study: Whose attributes hold it.
+        owner: This process; others keep things beside the same study.
         missing: Says which objective or constraint has no value among an evaluation's attributes, and why.
     """
 
-    def __init__(self, study: optuna.Study, missing: Callable[[Mapping[str, Any]], str | None]) -> None:
-        self._study, self._missing = study, missing
+    def __init__(self, study: optuna.Study, owner: TrialOwner, missing: Callable[[Mapping[str, Any]], str | None]) -> None:
+        self._study, self._owner, self._missing = study, owner, missing
 
     @property
     def references(self) -> list[Outcome]:
         """The reference networks that were evaluated under this study's conditions."""
         return references_in(self._study.user_attrs)
 
-    def begin_reference(self, name: str) -> bool:
-        """Note that the evaluation of a reference begins; ``False`` if it has begun too often and never ended."""
+    def begin_reference(self, name: str) -> Begun:
+        """Note that the evaluation of a reference begins, and say whether it may."""
         key = f"{_ATTEMPTS}{name}"
-        attempts = int(self._study.user_attrs.get(key, 0)) + 1
-        self._study.set_user_attr(key, attempts)
-        return attempts <= MOST_ATTEMPTS
+        with self._owner.election():
+            begun = self._study.user_attrs.get(key, [])
+            begun = [""] * begun if isinstance(begun, int) else list(begun)  # once their number was all that was kept
+            if any(self._owner.lives(other) for other in begun if other != self._owner.name):
+                return "elsewhere"
+            if len(begun) >= MOST_ATTEMPTS:
+                return "too often"
+            self._study.set_user_attr(key, [*begun, self._owner.name])
+            return "here"
 
     def release_reference(self, name: str) -> None:
         """Stopping on request does not count as a death."""
         key = f"{_ATTEMPTS}{name}"
-        self._study.set_user_attr(key, self._study.user_attrs[key] - 1)
+        with self._owner.election():
+            self._study.set_user_attr(key, self._study.user_attrs[key][:-1])
 
     def record_reference(self, name: str, evaluation: Evaluation) -> Outcome:
         """Keep the evaluation of a reference network; the sampler does not learn of it."""
@@ -65,7 +78,7 @@ class Beside:
         if missing:
             attributes |= {"failure": "error", "failure_reason": missing}
         self._study.set_user_attr(f"{_REFERENCE}{name}", attributes)
-        self._study.set_user_attr(f"{_ATTEMPTS}{name}", 0)
+        self._study.set_user_attr(f"{_ATTEMPTS}{name}", [])
         return _reference(name, attributes)
 
     def seeds(self, number: int) -> list[int]:
@@ -79,7 +92,9 @@ class Beside:
         record = {"seed": seed, "train_seconds": attributes["train_seconds"], **{name: attributes[name] for name in SEEDED}}
         if evaluation.failure:
             record["failure_reason"] = evaluation.failure_reason
-        self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
+        with self._owner.election():
+            if seed not in self.seeds(number):  # two processes may have trained the same one
+                self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
 
 
 def references_in(attributes: Mapping[str, Any]) -> list[Outcome]:
@@ -102,7 +117,10 @@ def with_seeds(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> li
         attributes: The study's.
     """
     found = {
-        key.removeprefix(_SEEDS): [record for record in records if "failure_reason" not in record]
+        # Each seed once: an earlier version let two processes record the same one.
+        key.removeprefix(_SEEDS): [
+            record for record in {record["seed"]: record for record in records}.values() if "failure_reason" not in record
+        ]
         for key, records in attributes.items()
         if key.startswith(_SEEDS)
     }

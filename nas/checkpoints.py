@@ -20,12 +20,20 @@ def keep(run_dir: Path, number: int, evaluation: Evaluation) -> None:
     write_bytes(run_dir / "trials" / str(number) / _STATE, evaluation.state)
 
 
-def read(run_dir: Path, stopped: Outcome) -> Evaluation | None:
-    """Return what a stopped trial had come to, with its state; ``None`` if that is gone, and it must begin anew."""
+def read(run_dir: Path, stopped: Outcome, measured: bool = True) -> Evaluation | None:
+    """Return what a stopped trial had come to, with its state; ``None`` if that is gone, and it must begin anew.
+
+    Args:
+        run_dir: Where the search keeps its files.
+        stopped: The trial.
+        measured: Whether it was measured, and not looked up in a table.
+    """
     folder = run_dir / "trials" / stopped.name
     try:
         state = (folder / _STATE).read_bytes()
-        measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
+        measurement = None
+        if measured:
+            measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
     metrics = metrics_of(stopped.attributes)

@@ -93,7 +93,9 @@ def connect(address: str | None) -> None:
         InputError: Ray is not installed, or the cluster does not answer or is another version's.
     """
     if importlib.util.find_spec("ray") is None:
-        raise InputError("engine=ray needs the package ray, which is not installed: pip install 'osa-nas[ray]'.")
+        raise InputError(
+            "engine=ray needs the package ray, which is not installed: install this package with its extra, '.[ray]'."
+        )
     wanted = address or "auto"
     told = os.environ.get("RAY_ADDRESS") or wanted if wanted == "auto" else wanted
     if told != "auto":

@@ -210,7 +210,9 @@ def _part_files(groups: Mapping[str, str | None], overrides: Sequence[Override])
 def _take_file(config: DictConfig, group: str, path: Path, overrides: Sequence[Override]) -> None:
     """Let a file stand for all that the study says of a group, and the command line's keys of that group over it."""
     try:
-        node = OmegaConf.create(yaml.safe_load(path.read_text(encoding="utf-8")))
+        text = path.read_text(encoding="utf-8")
+        # As Hydra reads the study's own files, to which 1e6 is a number; text would be taken for a key without a value.
+        node = OmegaConf.create(text) if isinstance(yaml.safe_load(text), dict) else None
     except OSError as error:
         options = ", ".join(_options(group))
         raise InputError(f"{group}={path} cannot be read ({error.strerror}): give a file, or one of {options}.") from None
@@ -307,6 +309,7 @@ def _drop_arguments_of_another_target(config: DictConfig, overrides: Sequence[Ov
         group, _, leaf = override.key_or_group.partition(".")
         if leaf == "_target_" and OmegaConf.is_dict(config.get(group)):
             own = {o.key_or_group.split(".")[1] for o in overrides if o.key_or_group.startswith(f"{group}.")}
+            own |= {"seed"} if group == "sampler" else set()  # the study's, and no argument of the class
             config[group] = {key: value for key, value in config[group].items() if key in own}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.trial import TrialState
 
 from nas.errors import InputError
 from nas.storage import Storage
@@ -41,8 +42,8 @@ def stored_conditions(storage: Storage, name: str) -> dict[str, Any] | None:
     study = optuna.load_study(study_name=name, storage=storage.optuna)
     check_format(name, study.user_attrs)
     conditions = study.user_attrs.get("conditions")
-    if conditions is None and not study.get_trials(deepcopy=False):
-        return None  # cut off while it was being made
+    if conditions is None and all(trial.state == TrialState.WAITING for trial in study.get_trials(deepcopy=False)):
+        return None  # cut off while it was being made, its first trials perhaps enqueued
     if not isinstance(conditions, dict):
         raise InputError(f"study.name={name} in {storage.spec.shown} was not made by nas.search: take another study.name.")
     return conditions

@@ -83,9 +83,10 @@ def run(
     streak = _Streak()
     pending: dict[Future[Evaluation], tuple[int, EvaluationRequest]] = {}
 
-    def submit(number: int, request: EvaluationRequest) -> None:
+    def submit(number: int, request: EvaluationRequest, passed: int = 0) -> None:
+        """Evaluate up to the next rung: of those that it has passed, if its state is lost, it is not judged again."""
         done = request.begun.metrics.epochs or 0 if request.begun is not None else 0
-        rung = study.scheduler.next_rung(done)
+        rung = study.scheduler.next_rung(max(done, passed))
         request = replace(request, until_epoch=rung, keep_state=rung is not None)
         try:
             with gate.interruptible():
@@ -111,7 +112,7 @@ def run(
             elif study.goes_on(number, evaluation):
                 submit(number, replace(request, begun=evaluation))
             else:
-                tell(number, evaluation, request.until_epoch)
+                streak.add(tell(number, evaluation, request.until_epoch))
 
     def give_up() -> None:
         """Tell what has ended and release the rest."""
@@ -133,8 +134,8 @@ def run(
                 if asked is None:
                     break
                 observer.asked(asked)
-                submit(asked.number, request_for(asked))
-            if not pending and not study.waits:
+                submit(asked.number, request_for(asked), asked.begun.attributes["stopped_at"] if asked.begun is not None else 0)
+            if not pending and not study.waits and not study.watches:
                 return
             with gate.interruptible():
                 if pending:
@@ -186,14 +187,16 @@ def run_references(
 ) -> None:
     """Evaluate the reference networks that the study does not hold yet, one after the other; those that failed are tried again.
 
+    One that another process is evaluating is left to it.
+
     Raises:
         Interrupted: If the gate was asked to stop.
     """
     known = {reference.name for reference in study.beside.references if reference.state != "failed"}
     for name, request in requests.items():
-        if name in known:
+        if name in known or (begun := study.beside.begin_reference(name)) == "elsewhere":
             continue
-        if study.beside.begin_reference(name):
+        if begun == "here":
             try:
                 with gate.interruptible():
                     evaluation = engine.submit(-1, request, _under(name, observer)).result()

@@ -9,7 +9,7 @@ import gc
 import math
 import statistics
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
@@ -275,6 +275,23 @@ def _swept() -> Iterator[None]:
             gc.unfreeze()
 
 
+NOT_SCORED = "not every epoch of the last third was scored: proxy=mean, or top1_mean among the objectives, does"
+
+
+def mean_of_last_third(curve: Sequence[tuple[int, float]], epochs: int) -> float | None:
+    """Return the mean accuracy after the epochs of the last third; ``None`` if one of them was not scored."""
+    scored = dict(curve)
+    late = [scored.get(epoch) for epoch in range(1, epochs + 1) if epoch > epochs * 2 / 3]
+    known = [top1 for top1 in late if top1 is not None]
+    return statistics.mean(known) if known and len(known) == len(late) else None
+
+
+def is_close_to_a_bound(found: Mapping[str, Any], gate: Mapping[str, float]) -> bool:
+    """Whether a figure that was taken briefly is too close to a bound to say on which side of it the network is."""
+    known = {metric: found.get(metric) for metric in gate if METRICS[metric].stage == "latency"}
+    return any(value is not None and abs(value - gate[metric]) <= _CLOSE * abs(gate[metric]) for metric, value in known.items())
+
+
 def _packed(model: nn.Module) -> bytes:
     from safetensors.torch import save
 
@@ -318,7 +335,7 @@ class _Way:
             self._measure_by(request.measure, model, input_shape)
         else:
             self._measure_by(replace(request.measure, latency_max_seconds=first_s), model, input_shape)
-            if self._is_close_to_a_bound():
+            if is_close_to_a_bound(self.found, request.gate):
                 self._measure_by(request.measure, model, input_shape)
         if self.gated_by:
             return
@@ -326,14 +343,6 @@ class _Way:
             if METRICS[metric].stage != "train" and self.found.get(metric) is None:
                 reason = self.reasons.get(metric) or "; ".join(self.reasons.values()) or "no reason was given"
                 raise SensorError(f"{metric} is needed and could not be measured: {reason}")
-
-    def _is_close_to_a_bound(self) -> bool:
-        """Whether a figure that was taken briefly is too close to a bound to say on which side of it the network is."""
-        known = {metric: self.found.get(metric) for metric in self.request.gate if METRICS[metric].stage == "latency"}
-        return any(
-            value is not None and abs(value - self.request.gate[metric]) <= _CLOSE * abs(self.request.gate[metric])
-            for metric, value in known.items()
-        )
 
     def _measure_by(self, conditions: MeasureConditions, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
         before = self.measurement
@@ -382,15 +391,16 @@ class _Way:
                 scored=request.scored,
                 on_epoch=on_epoch,
             )
-        late = [point.top1 for point in trained.curve if point.epoch > trained.epochs * 2 / 3]
+        curve = tuple((point.epoch, point.top1) for point in trained.curve)
+        self.reasons["top1_mean"] = NOT_SCORED
         self.found |= {
             "top1": trained.top1,
-            "top1_mean": statistics.mean(late) if late else None,
+            "top1_mean": mean_of_last_third(curve, trained.epochs),
             "top5": trained.top5,
             "epochs": trained.epochs,
             "train_loss": trained.train_loss,
             "train_loss_area": statistics.mean(trained.train_loss),
-            "curve": tuple((point.epoch, point.top1) for point in trained.curve),
+            "curve": curve,
             "train_seconds": trained.train_seconds,
         }
         self.state = trained.state

@@ -26,7 +26,7 @@ the file as JSON.
 
   model                    folder of the network; or study=<name> with pick=..., trial=... as in nas.retrain
   format                   onnx, pt2, safetensors, or a list: format=[onnx,pt2]
-  normalise                true makes the normalisation part of it: it then takes pixels scaled to 0..1
+  normalise                true makes the normalisation part of it: it then takes pixels scaled to 0..1 (onnx, pt2)
   out                      folder of the files (<model>/export)
   device                   where it is timed: auto, cpu or cuda:N (ONNX files: always the CPU, by onnxruntime)
   measure.*                measure.batch_size, measure.latency_max_seconds, measure.threads, ...

@@ -73,11 +73,12 @@ class History:
         self._counted += not attributes.get(UNCOUNTED)
         if trial.state in STATES:
             self._outcomes[trial.number] = outcome_of(trial)
-        if isinstance(attributes.get("reused_from"), int):  # of another study: the first one here
+        repeats = isinstance(attributes.get("reused_from"), int)  # text: of another study, and the first one here
+        if repeats:
             self.hidden.add(trial.number)
         if "resumed_from" in attributes:
             self.hidden.add(attributes["resumed_from"])
-        if "reused_from" in attributes:
+        if repeats:
             return
         tells = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or attributes.get("failure") in _LASTING
         name = attributes.get("architecture_id")

@@ -23,7 +23,11 @@ class TrialOwner(Protocol):
         ...
 
     def lives(self, name: str) -> bool:
-        """Whether the owner of that name is alive."""
+        """Whether the owner of that name is alive, as far as is known."""
+        ...
+
+    def is_unsure(self, name: str) -> bool:
+        """Whether it may turn out to be dead without anything happening meanwhile: ask again."""
         ...
 
     def election(self) -> AbstractContextManager[Any]:
@@ -68,6 +72,10 @@ class Owner:
         except Timeout:
             return True
         path.unlink(missing_ok=True)
+        return False
+
+    def is_unsure(self, name: str) -> bool:
+        """See ``TrialOwner``; a lock is held or it is not."""
         return False
 
     def election(self) -> FileLock:

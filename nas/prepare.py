@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib.metadata import version
@@ -156,7 +156,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             device=measuring.device,
             seed=config.seed,
             required=required,
-            scored=_scored(config, scheduler),
+            scored=_scored(config, scheduler, required),
         )
 
     def candidate_for(candidate: Asked) -> EvaluationRequest:
@@ -164,7 +164,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             request_for(space, candidate.architecture),
             gate=config.constraints if config.gate else {},
             first_latency_seconds=first_latency_seconds,
-            begun=None if candidate.begun is None else checkpoints.read(run_dir, candidate.begun),
+            begun=None if candidate.begun is None else checkpoints.read(run_dir, candidate.begun, config.table is None),
             keep_weights=config.checkpoints != "none",
         )
 
@@ -191,9 +191,9 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     )
 
 
-def _scored(config: SearchConfig, scheduler: Scheduler) -> tuple[int, ...]:
-    """Return the epochs whose accuracies the proxy is made of: the last third up to each rung and up to the end."""
-    if config.proxy != "mean":
+def _scored(config: SearchConfig, scheduler: Scheduler, required: Collection[str]) -> tuple[int, ...]:
+    """Return the epochs whose accuracies ``top1_mean`` is made of: the last third up to each rung and up to the end."""
+    if "top1_mean" not in required:
         return ()
     ends = (*scheduler.rungs, config.train.epochs)
     return tuple(sorted({epoch for end in ends for epoch in range(1, end + 1) if epoch > end * 2 / 3}))
@@ -215,7 +215,7 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
     target = locate_target("sampler._target_", str(node["_target_"]), config.allow_modules)
     for key, value in flatten(node).items():
         if key.rpartition(".")[2] == "seed":
-            raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own, made from seed; set seed.")
+            raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own; take it out, or set seed.")
 
     build = maker("sampler", node, config.allow_modules)
 
@@ -225,7 +225,10 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
             raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
         return made
 
-    return TrialSeededSampler(target, make, config.seed)
+    sampler = TrialSeededSampler(target, make, config.seed if config.sampler_seed is None else config.sampler_seed)
+    if config.sampler_seed is not None and not sampler.is_seeded:
+        raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: {node['_target_']} takes no seed; take it out.")
+    return sampler
 
 
 def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:

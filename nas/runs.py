@@ -41,6 +41,7 @@ class Run:
         constraints: Bounds by metric.
         storage: Where Optuna keeps it.
         outcomes: The trials that ended, in the order of their numbers.
+        as_told: The same without what further seeds came to.
         references: The reference networks that were evaluated.
         running: Trials that are under way, or whose process died.
     """
@@ -55,6 +56,7 @@ class Run:
     constraints: Mapping[str, float]
     storage: StorageSpec
     outcomes: tuple[Outcome, ...]
+    as_told: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
     running: int
 
@@ -151,6 +153,7 @@ def read_run(keys: StudyKeys) -> Run:
         constraints=constraints,
         storage=spec,
         outcomes=archive.outcomes,
+        as_told=archive.as_told,
         references=archive.references,
         running=archive.running,
     )

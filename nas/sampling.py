@@ -68,6 +68,9 @@ class _View:
     ) -> list[FrozenTrial]:
         return self._seen(self._study._get_trials(deepcopy=False, use_cache=use_cache), deepcopy, states)
 
+    def stop(self) -> None:
+        """A sampler that has suggested all that it can ends no search: the study does, when it has its trials."""
+
     def get_trials(self, deepcopy: bool = True, states: Container[TrialState] | None = None) -> list[FrozenTrial]:
         return self._seen(self._study.get_trials(deepcopy=False), deepcopy, states)
 
@@ -150,7 +153,7 @@ def _window(history: History, front: Sequence[FrozenTrial]) -> set[int] | None:
     for trial in reversed(history.ended):
         if len(kept) >= LOOKS_AT:
             break
-        if trial.number not in history.hidden:
+        if trial.number not in history.hidden and trial.state != TrialState.FAIL:  # of which it learns nothing
             kept.add(trial.number)
     return kept
 
@@ -221,6 +224,9 @@ class TrialSeededSampler(BaseSampler):
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)
+        if "fixed_params" in trial.system_attrs and isinstance(self.current, BaseGASampler):
+            # Nobody will ask what to suggest for it, yet a generation is what is learned from.
+            self.current.get_trial_generation(self._view(study), trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """See ``BaseSampler``; none where the trial is drawn at random."""
@@ -256,7 +262,7 @@ class TrialSeededSampler(BaseSampler):
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""
-        self.current.after_trial(study, trial, state, values)
+        self.current.after_trial(cast(optuna.Study, _View(study, (), None, False)), trial, state, values)
 
     def reseed_rng(self) -> None:
         """See ``BaseSampler``; here every trial is reseeded anyway."""

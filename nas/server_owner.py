@@ -13,6 +13,7 @@ import uuid
 import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 
 import sqlalchemy
 
@@ -23,6 +24,25 @@ _BEAT_SECONDS = 5.0
 DEAD_AFTER_SECONDS = 60.0
 """How long a pulse may stand still, by the pulse of whoever watches it: clocks of several hosts differ, and while the server is
 away nobody's pulse goes on."""
+
+_LATE_BEATS = 2
+"""Beats of the watcher's own without one of the watched after which something may be wrong."""
+
+
+@dataclass
+class _Pulse:
+    """What was seen of another owner's pulse.
+
+    Attributes:
+        beats: When it was seen last.
+        since: This process's own beats when it was first seen at that.
+        moved: Whether it was seen to move at all.
+    """
+
+    beats: int
+    since: int
+    moved: bool
+
 
 _table = sqlalchemy.Table(
     "osa_nas_owners",
@@ -65,7 +85,7 @@ class ServerOwner:
         self._what, self._study = what, study
         self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
         self._beats = 0
-        self._seen: dict[str, tuple[int, int]] = {}
+        self._seen: dict[str, _Pulse] = {}
         self._closed = threading.Event()
         self._is_postgresql = self._engine.dialect.name == "postgresql"
         self._begin()
@@ -102,11 +122,16 @@ class ServerOwner:
         now = patiently(beats, self._what)
         if now is None:
             return False
-        before, since = self._seen.get(name, (-1, 0))
-        if now != before:
-            self._seen[name] = now, self._beats
+        before = self._seen.get(name)
+        if before is None or now != before.beats:
+            self._seen[name] = _Pulse(now, self._beats, moved=before is not None)
             return True
-        return (self._beats - since) * _BEAT_SECONDS < DEAD_AFTER_SECONDS
+        return (self._beats - before.since) * _BEAT_SECONDS < DEAD_AFTER_SECONDS
+
+    def is_unsure(self, name: str) -> bool:
+        """Whether another owner's pulse, as ``lives`` saw it last, has not moved yet, or for longer than a beat takes."""
+        seen = self._seen.get(name)
+        return seen is not None and (not seen.moved or self._beats - seen.since > _LATE_BEATS)
 
     def election(self) -> AbstractContextManager[None]:
         """Return the lock under which trials are asked for and change hands, so that no two take the same one."""

@@ -17,7 +17,7 @@ from typing import Any, Literal
 from nas.analyse.tradeoffs import violations
 from nas.engine import OnStage, Unattended
 from nas.errors import InputError
-from nas.evaluate import Evaluation, EvaluationRequest, Metrics
+from nas.evaluate import NOT_SCORED, Evaluation, EvaluationRequest, Metrics, is_close_to_a_bound, mean_of_last_third
 from nas.lookup import COUNTED, TIMED, Costs, Row, Table
 
 SIMULATED = "SIMULATED from a table of"
@@ -105,7 +105,7 @@ class SimulatedEngine(Unattended):
         if request.begun is None:
             answer.measure(gated=self._way == "ours")
         elif request.until_epoch is None and answer.was_timed_briefly:
-            answer.time_in_full()
+            answer.time_in_full(gated=self._way == "ours")
         if not answer.gated_by:
             answer.train(self._table.recipe.epochs, request.seed - self._first_seed if self._first_seed is not None else 0)
         return answer.evaluation(), answer.seconds
@@ -148,6 +148,8 @@ class _Answer:
             return
         if request.until_epoch is not None and request.first_latency_seconds is not None:
             self._time_briefly()
+            if gated and is_close_to_a_bound(self._found, request.gate):
+                self.time_in_full()
         else:
             self.time_in_full()
         if gated:
@@ -165,9 +167,11 @@ class _Answer:
         self._found |= {name: figures[name] * faster for name in ("images_per_s", "flops_per_s")}
         self._spend(self._row.brief_measure_seconds)
 
-    def time_in_full(self) -> None:
+    def time_in_full(self, gated: bool = False) -> None:
         self._found |= {name: self._row.figures[name] for name in TIMED}
         self._spend(self._costs.measure_seconds - self._row.count_seconds)
+        if gated:
+            self._misses()
 
     def _spend(self, seconds: float) -> None:
         self._found["measure_seconds"] += seconds
@@ -190,10 +194,10 @@ class _Answer:
         top1, train_loss = self._course(seed)
         curve = dict(state.curve) | {epoch: top1[epoch - 1] for epoch in scored}
         state = _State(row, until, tuple(sorted(curve.items())), state.train_seconds + seconds)
-        late = [value for epoch, value in state.curve if epoch > until * 2 / 3]
+        self._reasons["top1_mean"] = NOT_SCORED
         self._found |= {
             "top1": top1[until - 1],
-            "top1_mean": statistics.mean(late) if late else None,
+            "top1_mean": mean_of_last_third(state.curve, until),
             "epochs": until,
             "train_loss": train_loss[:until],
             "train_loss_area": statistics.mean(train_loss[:until]),

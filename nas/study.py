@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
+from nas.metrics import METRICS
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import TrialOwner
 from nas.plan import Asked, Known, StudyPlan
@@ -99,7 +100,7 @@ class Study:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
-        self.beside = Beside(self._study, self._missing)
+        self.beside = Beside(self._study, owner, self._missing)
         self._index = History()
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
@@ -169,14 +170,7 @@ class Study:
         repeats = 0
         while True:
             # Looking for orphans reads the storage: once at the start, and again before this process has nothing to do.
-            trial = (
-                self._no_longer_waiting()
-                or (self._orphan() if self._first else None)
-                or self._promoted()
-                or self._new()
-                or self._orphan()
-            )
-            self._first = False
+            trial = self._no_longer_waiting() or self._left_behind() or self._promoted() or self._new() or self._orphan()
             if trial is None:
                 return None
             architecture = self._suggest(trial)
@@ -227,16 +221,19 @@ class Study:
             self._repeat(trial, before, not attributes[UNCOUNTED])
         return None
 
+    @property
+    def _early_bounds(self) -> dict[str, float]:
+        """The bounds that a training which has not come to its end can miss."""
+        return {name: bound for name, bound in self.plan.constraints.items() if METRICS[name].stage != "train"}
+
     def goes_on(self, number: int, evaluation: Evaluation) -> bool:
         """Keep what a running trial has come to at a rung, and return whether it is worth going on with."""
         attributes = evaluation.attributes()
         if self._missing(attributes):
             return False  # telling it will say so
         epochs = attributes["fidelity"]
-        missed = sum(
-            max(0.0, miss) / (abs(self.plan.constraints[name]) or 1.0)
-            for name, miss in violations(attributes, self.plan.constraints).items()
-        )
+        bounds = self._early_bounds
+        missed = sum(max(0.0, miss) / (abs(bounds[name]) or 1.0) for name, miss in violations(attributes, bounds).items())
         (values,) = minimised([Outcome("", None, "pruned", attributes)], self.plan.objectives).tolist()
         if self.scheduler.score == "loss":
             loss = attributes["train_loss"][-1]
@@ -312,20 +309,40 @@ class Study:
         """Return the trials' values, shape (n, objectives), with the sign flipped where more is better."""
         return minimised(trials, self.plan.objectives)
 
-    def _orphan(self) -> optuna.Trial | None:
+    def _not_mine(self) -> Iterator[tuple[FrozenTrial, str]]:
+        """Yield the running trials that this process does not know of, each with the name of its owner."""
         mine = {*self._running, *(trial.number for trial in self._waiting)}
         for frozen in self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            owner = str(frozen.user_attrs.get("owner", ""))
-            if frozen.number not in mine and not self._owner.lives(owner):
+            if frozen.number not in mine:
+                yield frozen, str(frozen.user_attrs.get("owner", ""))
+
+    @property
+    def watches(self) -> bool:
+        """Whether trials are under way of which it is not known yet if their processes live; ``ask`` looks after them."""
+        return any(self._owner.is_unsure(owner) for _, owner in self._not_mine())
+
+    def _left_behind(self) -> optuna.Trial | None:
+        """Return what dead processes left, one after the other, until this one has had all that was there when it began."""
+        trial = self._orphan() if self._first else None
+        self._first = trial is not None
+        return trial
+
+    def _orphan(self) -> optuna.Trial | None:
+        for frozen, owner in self._not_mine():
+            # One of this process's own was made in a transaction of which the rest failed.
+            if owner == self._owner.name or not self._owner.lives(owner):
                 trial = optuna.Trial(self._study, frozen._trial_id)
                 self._take(trial, frozen.user_attrs.get("attempt", 0) + 1)
                 if frozen.user_attrs.get(WAITS) is not None:
                     trial.set_user_attr(WAITS, None)
+                    trial.set_user_attr(UNCOUNTED, False)
                 return trial
         return None
 
     def _new(self) -> optuna.Trial | None:
-        if self._history.counted >= self.plan.trials:
+        # A candidate that was chosen to go on by a process that died then is no further one.
+        chosen = "resumed_from" in next(self._enqueued(), {})
+        if self._history.counted >= self.plan.trials and not chosen:
             return None
         trial = self._study.ask()
         self._take(trial, 1)
@@ -333,7 +350,8 @@ class Study:
 
     def _promoted(self) -> optuna.Trial | None:
         """Return a new trial for a candidate that was stopped at a rung and now stands high enough there to go on."""
-        if not self.scheduler.rungs:
+        # What waits is asked for in the order in which it was enqueued.
+        if not self.scheduler.rungs or any(True for _ in self._enqueued()):
             return None
         for rung in reversed(self.scheduler.rungs):
             history = self._history
@@ -349,6 +367,13 @@ class Study:
                     return trial
             self._marks_seen[rung] = len(there)
         return None
+
+    def _enqueued(self) -> Iterator[Mapping[str, Any]]:
+        """Yield the attributes of the trials that were enqueued and not asked for yet, the oldest first."""
+        history = self._history
+        for number in sorted(history.open):
+            if history.trials[number].state == TrialState.WAITING:
+                yield history.trials[number].user_attrs
 
     def _repeat(self, trial: optuna.Trial, before: FrozenTrial, counts: bool) -> None:
         """Tell a trial as what is known of its architecture; what no sampler learns from stays with the known trial."""
@@ -387,8 +412,10 @@ class Study:
             trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
             self._finish(trial)
             return None
-        kept = self._spool.take(trial.number) if self._spool is not None else None
-        if kept is not None and self._spool is not None:
+        # What was never suggested has no result: one that lies there is of a study that is gone.
+        if self._spool is not None and "architecture" not in trial.user_attrs:
+            self._spool.drop(trial.number)
+        elif self._spool is not None and (kept := self._spool.take(trial.number)) is not None:
             self._record(trial, kept)
             self._recorded.append(trial.number)
             return None
@@ -411,7 +438,7 @@ class Study:
         if "outcome" not in attributes:
             trial.set_user_attr("outcome", STATES[state])
         known = trial.constraints
-        missed = violations(attributes, self.plan.constraints)
+        missed = violations(attributes, self._early_bounds if pruned else self.plan.constraints)
         for name, miss in missed.items():
             if name not in known and math.isfinite(miss):
                 trial.set_constraint(name, miss)

@@ -47,6 +47,17 @@ def test_sampler_by_name_and_by_target() -> None:
     assert by_target.sampler == {"_target_": "optuna.samplers.NSGAIIISampler", "population_size": 10}
 
 
+def test_the_samplers_seed_is_no_argument_of_its_class(workdir: Path) -> None:
+    assert parsed("conf=osa_digits").sampler_seed is None
+    assert parsed("conf=osa_digits", "sampler.seed=3", "seed=4").sampler_seed == 3
+    (workdir / "conf").mkdir()
+    (workdir / "conf" / "own.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /data: digits\n  - override /space: osa_digits\nsampler: {seed: 5}\n"
+    )
+    config = parsed("conf=own", "sampler._target_=optuna.samplers.NSGAIISampler")
+    assert config.sampler == {"_target_": "optuna.samplers.NSGAIISampler"} and config.sampler_seed == 5
+
+
 def test_a_domain_is_replaced_as_a_whole() -> None:
     config = parsed("conf=osa_digits", "space.layers={low: 2, high: 3}")
     assert config.space["layers"] == {"low": 2, "high": 3}
@@ -59,6 +70,8 @@ def test_a_file_stands_for_all_that_the_study_says_of_a_group(workdir: Path) -> 
         "space: {_target_: search_spaces.osa.OSASpace, layers: {each: [2, 3]}, stages: 2}\n"
     )
     (workdir / "mine.yaml").write_text("_target_: search_spaces.osa.OSASpace\nlayers: {low: 2, high: 4}\nese: [false, true]\n")
+    (workdir / "numbers.yaml").write_text("_target_: search_spaces.rivals.Rivals\nmult_adds: [1e6, 5e-4]\n")
+    assert parsed("conf=own", "space=numbers.yaml").space["mult_adds"] == [1e6, 5e-4]
     wanted = {"_target_": "search_spaces.osa.OSASpace", "layers": {"low": 2, "high": 4}, "ese": [False, True]}
     assert parsed("conf=own", "space=mine.yaml").space == wanted
     # The command line's keys hold over the file, wherever they stand.

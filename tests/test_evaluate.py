@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from nas.errors import InputError, RunError
-from nas.evaluate import EvaluationRequest, evaluate
+from nas.evaluate import EvaluationRequest, evaluate, mean_of_last_third
 from nas.measure import energy, latency, memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
@@ -349,3 +349,20 @@ def test_proxies_are_what_they_say(request_: EvaluationRequest) -> None:
     assert list(tops) == [1, 5, 6] and tops[6] == found.top1
     assert found.top1_mean == pytest.approx((tops[5] + tops[6]) / 2)  # the last third of six epochs
     assert found.train_loss_area == pytest.approx(sum(found.train_loss) / 6)
+
+
+@pytest.mark.parametrize(
+    ("scored", "epochs", "mean"),
+    [
+        ([1, 2, 3, 4, 5, 6], 6, 0.55),
+        ([5, 6], 6, 0.55),
+        ([2, 6], 6, None),  # the fifth is of the last third too
+        ([6], 6, None),
+        ([2], 2, 0.2),
+        ([1], 1, 0.1),
+        ([], 3, None),
+    ],
+)
+def test_the_mean_over_the_last_third_is_of_all_its_epochs(scored: list[int], epochs: int, mean: float | None) -> None:
+    found = mean_of_last_third([(epoch, 0.1 * epoch) for epoch in scored], epochs)
+    assert found == (None if mean is None else pytest.approx(mean))

@@ -167,6 +167,7 @@ def test_what_a_format_cannot_express(export: Command, workdir: Path, format: st
         (["model=m", "study=s", "format=onnx"], "model or study must be set, and not both"),
         (["study=nope", "format=onnx"], "study=nope does not exist"),
         (["model=m", "format=onnx", "normalize=true"], "normalize is not a known key; did you mean 'normalise'?"),
+        (["model=m", "format=[onnx,safetensors]", "normalise=true"], "normalise=true cannot be used with format=safetensors"),
     ],
 )
 def test_what_is_refused(export: Command, arguments: list[str], told: str) -> None:

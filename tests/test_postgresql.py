@@ -136,7 +136,8 @@ def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPa
             connection.execute(
                 sqlalchemy.update(server_owner._table).where(server_owner._table.c.name == other.name).values(name=elsewhere)
             )
-        assert mine.lives(elsewhere) and mine.lives(mine.name) and not mine.lives("") and not mine.lives("nobody-1-x")
+        assert mine.lives(elsewhere) and mine.is_unsure(elsewhere), "it was seen once, and may have stood still for long"
+        assert mine.lives(mine.name) and not mine.is_unsure(mine.name) and not mine.lives("") and not mine.lives("nobody-1-x")
         beats = mine._beats
         monkeypatch.setattr(server_owner, "DEAD_AFTER_SECONDS", -1.0)
         assert not mine.lives(elsewhere)
@@ -145,6 +146,12 @@ def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPa
         assert mine.lives(elsewhere)
         mine._beats = beats + 15
         assert not mine.lives(elsewhere), "it stood still while the one who watches it went on"
+        with other._engine.begin() as connection:
+            theirs = sqlalchemy.update(server_owner._table).where(server_owner._table.c.name == elsewhere)
+            connection.execute(theirs.values(beats=server_owner._table.c.beats + 1))
+        assert mine.lives(elsewhere) and not mine.is_unsure(elsewhere), "it moved"
+        mine._beats += 3
+        assert mine.lives(elsewhere) and mine.is_unsure(elsewhere), "it is late"
         with mine.election(), pytest.raises(sqlalchemy.exc.OperationalError), other._engine.connect() as connection:
             connection.execute(sqlalchemy.text("SET lock_timeout = '50ms'"))
             import zlib

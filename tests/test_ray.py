@@ -195,7 +195,7 @@ def test_without_the_package_one_sentence_names_the_extra(search: Search, monkey
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *more: None if name == "ray" else real(name, *more))
     code, _, err = search("conf=osa_digits", "engine=ray")
-    assert code == 2 and "pip install 'osa-nas[ray]'" in err and err.count("\n") == 1
+    assert code == 2 and "with its extra, '.[ray]'" in err and err.count("\n") == 1
 
 
 def test_where_no_ray_runs_auto_says_so(search: Search, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,3 +131,11 @@ def test_without_a_repeat_the_sampler_itself_suggests() -> None:
     study.sampler = sampler
     study.ask().suggest_int("x0", 0, 999)
     assert sampler._drawing is None
+
+
+def test_failures_take_no_place_among_what_the_sampler_learns_from() -> None:
+    study = study_of(*((float(n), float(n)) for n in range(LOOKS_AT)))
+    for _ in range(LOOKS_AT):
+        study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
+    history = History().update(study.trials)
+    assert _window(history, _Best().update(study, history)) == set(range(LOOKS_AT))

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import pytest
@@ -15,16 +16,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
-from nas.driver import run
+from nas import driver
+from nas.driver import MOST_FAILURES, run
 from nas.engine import OnStage
-from nas.errors import InputError
+from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.history import History
 from nas.interrupt import InterruptGate
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.outcomes import Outcome
-from nas.plan import Asked, StudyPlan
+from nas.plan import Asked, Known, StudyPlan
 from nas.scheduler import Mark, MoAsha, Scheduler, default_rungs, make_scheduler
 from nas.storage import memory_storage
 from nas.study import MOST_REPEATS
@@ -347,3 +349,108 @@ def test_repeats_change_nothing_of_what_random_sampling_finds(tmp_path: Path, re
             InterruptGate(),
         )
     assert [t.params for t in one.study.trials] == [t.params for t in other.study.trials]
+
+
+def test_what_another_study_knows_is_taken_over_once(tmp_path: Path, request_: EvaluationRequest) -> None:
+    first = few(tmp_path / "first", replace(PLAN, trials=8))
+    run(first.study, ToyEngine(), lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    keys = ("top1", "latency_ms", "params", "fidelity")
+    known = {
+        outcome.attributes["architecture_id"]: Known(f"first/{outcome.name}", {key: outcome.attributes[key] for key in keys})
+        for outcome in first.study.finished
+        if outcome.state == "complete"
+    }
+    assert len(known) == 3
+    opened, engine = few(tmp_path / "second", replace(PLAN, trials=8, known=known)), ToyEngine()
+    run(opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    states = [outcome.state for outcome in opened.study.finished]
+    assert not engine.requests and states.count("complete") == 3 and set(states) == {"complete", "repeated"}
+    assert sum(outcome.counts for outcome in opened.study.finished) == 8
+    front = [outcome.attributes["architecture_id"] for outcome in opened.study.front()]
+    assert front and len(front) == len(set(front))
+
+
+# ---- a driver's judgment
+
+
+def test_a_candidate_that_was_stopped_ends_a_row_of_failures(tmp_path: Path, request_: EvaluationRequest) -> None:
+    calls = count()
+
+    def every_other_fails(architecture: ToyArchitecture, epochs: int) -> Evaluation:
+        number = next(calls)
+        if number % 2:
+            return Evaluation(Metrics(architecture.id), {}, "out_of_memory", "train: no memory")
+        found = learning(architecture, epochs)
+        # Each is worse than the one before it: all but the first are stopped.
+        worse = replace(found.metrics, latency_ms=1.0 + number, train_loss=(1.0 + number,) * epochs)
+        return replace(found, metrics=worse)
+
+    plan = replace(PLAN, trials=4 * MOST_FAILURES)
+    opened, _ = search(tmp_path, plan, MoAsha((1,), eta=100.0), request_, ToyEngine(every_other_fails))
+    states = [outcome.state for outcome in opened.study.finished]
+    assert states.count("failed") > MOST_FAILURES and states.count("pruned") > MOST_FAILURES and "complete" not in states
+
+
+def test_nothing_but_failures_ends_a_search(tmp_path: Path, request_: EvaluationRequest) -> None:
+    def fails(architecture: ToyArchitecture, epochs: int) -> Evaluation:
+        return Evaluation(Metrics(architecture.id), {}, "out_of_memory", "train: no memory")
+
+    engine = ToyEngine(fails)
+    with pytest.raises(RunError, match=r"10 candidates in a row failed \(out_of_memory\).*Lower train.batch_size"):
+        search(tmp_path, replace(PLAN, trials=40), MoAsha((1,), eta=3.0), request_, engine)
+    assert len(engine.requests) == MOST_FAILURES
+
+
+def test_a_bound_on_accuracy_says_nothing_of_a_training_that_has_not_ended(tmp_path: Path, request_: EvaluationRequest) -> None:
+    plan, scheduler = replace(PLAN, trials=30), MoAsha((1, 3), eta=3.0)
+    free, _ = search(tmp_path / "free", plan, scheduler, request_, ToyEngine())
+    bounded, _ = search(tmp_path / "bounded", replace(plan, constraints={"top1": 0.5}), scheduler, request_, ToyEngine())
+    stops = [[(trial.params, trial.user_attrs.get("stopped_at")) for trial in opened.study.trials] for opened in (free, bounded)]
+    assert stops[0] == stops[1]
+    for trial in bounded.study.trials:
+        assert ("top1" in trial.constraints) == (trial.state == TrialState.COMPLETE)
+    assert all(outcome.attributes["top1"] >= 0.5 for outcome in bounded.study.front())
+
+
+def test_one_whose_state_is_lost_is_not_judged_again_where_it_was_let_through(
+    tmp_path: Path, request_: EvaluationRequest
+) -> None:
+    opened, engine = Run(tmp_path, plan=replace(PLAN, trials=40), storage=memory_storage()), ToyEngine()
+    opened.study.scheduler = MoAsha((1, 3), eta=3.0)
+    run(opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    resumed = [trial for trial in opened.study.trials if "resumed_from" in trial.user_attrs]
+    assert resumed
+    for trial in resumed:
+        stopped_at = opened.study.trials[trial.user_attrs["resumed_from"]].user_attrs["stopped_at"]
+        legs = [until for number, _, until in engine.requests if number == trial.number]
+        assert legs[0] == {1: 3, 3: EPOCHS}[stopped_at]
+        assert "rung:1" not in trial.user_attrs
+
+
+def test_what_was_enqueued_first_is_asked_for_first(tmp_path: Path, request_: EvaluationRequest) -> None:
+    """Or a promotion would be taken for one of the first trials, and one of these for the promotion."""
+    start = tuple({"width": width, "kind": "b"} for width in (400, 10, 300, 20, 200, 30, 100, 40))
+    plan = replace(PLAN, trials=40, start=start)
+    opened, _ = search(tmp_path, plan, MoAsha((1,), eta=3.0), request_, ToyEngine())
+    trials = opened.study.trials
+    assert [trial.params for trial in trials[: len(start)]] == list(start)
+    assert any("resumed_from" in trial.user_attrs for trial in trials)
+    assert sum(not trial.user_attrs.get("uncounted") for trial in trials) == plan.trials
+    assert all(trial.state.is_finished() for trial in trials)
+
+
+def test_a_full_study_waits_until_it_is_known_who_lives(
+    tmp_path: Path, request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(driver, "_LOOK_SECONDS", 0.001)
+    plan, storage = replace(PLAN, trials=3), memory_storage()
+    elsewhere = Run(tmp_path, plan=plan, storage=storage)
+    asked = elsewhere.study.ask()
+    assert asked is not None
+    here, looks = Run(tmp_path, plan=plan, storage=storage), count()
+    # A pulse that was seen only just: it takes some looks to tell that it stands still.
+    monkeypatch.setattr(here.owner, "lives", lambda name: name == here.owner.name or next(looks) < 8)
+    monkeypatch.setattr(here.owner, "is_unsure", lambda name: name != here.owner.name)
+    run(here.study, ToyEngine(), lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    assert [trial.state for trial in here.study.trials] == [TrialState.COMPLETE] * 3
+    assert here.study.trials[asked.number].user_attrs["attempt"] == 2

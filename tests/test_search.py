@@ -105,6 +105,20 @@ def test_a_sensor_that_is_missing_drops_the_objective(search: Search, workdir: P
     assert not (workdir / "runs" / "other").exists()
 
 
+def test_a_seed_of_the_samplers_own_changes_what_is_suggested_alone(search: Search, workdir: Path) -> None:
+    found = {}
+    for name, seeds in {"plain": (), "all": ("seed=1",), "own": ("sampler.seed=1",)}.items():
+        arguments = ("conf=simulated/digits", f"study.name={name}", "study.trials=4", "sampler=random", *seeds)
+        code, _, err = search(*arguments)
+        assert code == 0, err
+        found[name] = loaded(workdir / "runs" / name, name).trials
+    suggested = {name: [trial.params for trial in trials] for name, trials in found.items()}
+    assert suggested["own"] == suggested["all"] != suggested["plain"]
+    assert {tuple(trial.user_attrs["seeds"]) for trial in found["own"]} == {(0,)}
+    written = yaml.safe_load((workdir / "runs" / "own" / "config.yaml").read_text())
+    assert written["seed"] == 0 and written["sampler"]["seed"] == 1
+
+
 def test_the_same_command_goes_on_and_another_is_refused(search: Search, workdir: Path) -> None:
     base = ("conf=osa_digits", *QUICK, "objectives=[top1,params]", "sampler=random")
     assert search(*base, "study.trials=2")[0] == 0
@@ -267,7 +281,9 @@ def test_own_images(search: Search, folder_of_images: Path, workdir: Path) -> No
         (("space.stages=9", "space.downsample=maxpool"), ["8"]),
         (("sampler._target_=optuna.samplers.CmaEsSampler",), ["CmaEsSampler"]),
         (("sampler._target_=optuna.samplers.Nothing",), ["sampler._target_", "Nothing"]),
-        (("sampler.seed=3",), ["sampler.seed"]),
+        (("sampler.seed=-3",), ["sampler.seed", "-3"]),
+        (("sampler.seed=three",), ["sampler.seed", "three", "whole number"]),
+        (("sampler._target_=optuna.samplers.PartialFixedSampler", "sampler.seed=3"), ["sampler.seed", "PartialFixedSampler"]),
         (("device=cuda:99",), ["cuda:99"]),
         (("device=tpu",), ["device", "tpu"]),
         (("study.storage=postgresql+psycopg2://me:sesame@127.0.0.1:1/db",), ["study.storage"]),

@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import optuna
 import pytest
+from scipy import stats
 
 from nas.compose import compose
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
@@ -89,6 +90,20 @@ def test_what_is_not_reached_takes_all_the_time_there_was(yardstick: ModuleType)
     assert yardstick.taken([8.0, None, 3.0], [10.0, 11.0, 12.0]) == [8.0, 11.0, 3.0]
     assert yardstick.least_final_ratio([0.9, 1.0], [[0.8, 0.5], [1.0, 0.5]]) == 0.9
     assert yardstick.least_final_ratio([0.9], []) is None
+    # Theirs is not there: at least so many times. Ours is not: no faster than anything, whether theirs is there or not.
+    assert yardstick.speedups([8.0, None, 3.0, None], [10.0, 12.0, 9.0, 9.0], [4.0, 4.0, None, None]) == [2.0, 3.0, 0.0, 0.0]
+
+
+def test_what_is_lost_again_was_not_reached(yardstick: ModuleType) -> None:
+    steps = ((1.0, 0.5), (2.0, 0.9), (3.0, 0.7), (5.0, 0.95), (6.0, 0.9))
+    assert [yardstick.time_to(share, steps) for share in (0.5, 0.7, 0.8, 0.9, 0.95)] == [1.0, 2.0, 5.0, 5.0, None]
+
+
+def test_the_interval_of_a_median_is_as_scipy_has_it(yardstick: ModuleType) -> None:
+    values = np.random.default_rng(1).lognormal(size=40)
+    theirs = stats.bootstrap((values,), np.median, n_resamples=20_000, method="percentile", rng=2).confidence_interval
+    assert yardstick.median_interval(values) == pytest.approx(tuple(theirs), rel=0.05)
+    assert yardstick.median_interval([3.0]) == (3.0, 3.0)
 
 
 def test_the_summary_says_nothing_of_what_was_not_run(efficiency: ModuleType, searching: ModuleType) -> None:
@@ -103,11 +118,21 @@ def test_the_summary_says_nothing_of_what_was_not_run(efficiency: ModuleType, se
     # Paired by seed: 4, 4.5 (of its own eighteen seconds) and 9 times.
     assert found == {
         "speedup_vs_naive_99": 4.5,
+        "speedup_vs_naive_99_interval": (4.0, 9.0),
         "speedup_vs_best_99": 1.0,
+        "speedup_vs_best_99_interval": (1.0, 5.0),
         "final_hypervolume_ratio_min": 1.0,
         "best": "nsga2",
     }
     assert efficiency.summary(others)["speedup_vs_naive_99"] is None
+
+
+def test_of_two_rivals_that_are_not_there_the_best_has_come_further(efficiency: ModuleType, searching: ModuleType) -> None:
+    def ended(share: float) -> list[object]:
+        return [searching.Traced(((1.0, share),), 10.0)]
+
+    found = efficiency.summary({"nsga2": ended(0.8), "tpe": ended(0.9), "ours": ended(0.99)})
+    assert found["best"] == "tpe" and found["speedup_vs_best_99"] == 10.0
 
 
 def test_proxies_are_those_of_a_training_that_ended_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +161,7 @@ def test_what_is_run_for_real_is_a_search_that_can_be_had(efficiency: ModuleType
             overrides = searching._overrides(method, tmp_path)
             config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, overrides).plain)
             assert config.seed == 0 and config.scheduler.kind == ("none" if method.eta is None else "mo_asha")
-            settings[name] = config.scheduler, config.sampler
+            settings[name] = config.scheduler, config.sampler, config.measure.latency_max_seconds
     # But for these two pairs, of which one is a plain loop, no two are the same.
     assert settings["tpe"] == settings["no_scheduler"] and settings["nsga2"] == settings["nsga2_no_scheduler"]
     assert len({str(setting) for setting in settings.values()}) == len(settings) - 2
@@ -198,7 +223,8 @@ def test_real_methods_go_by_turns(
     monkeypatch.setenv("OUT", str(tmp_path))
     found = summary()
     assert asked == [("naive", 0, None), ("ours", 0, 100.0), ("naive", 1, None), ("ours", 1, 100.0)]
-    assert found["speedup_vs_naive_99"] == found["speedup_to_naive_end"] == 1.0 and found["speedup_vs_best_99"] is None
+    assert found["speedup_to_naive_end"] == 1.0 and found["speedup_vs_best_99"] is None
+    assert found["speedup_vs_naive_99"] == 0.0, "three networks are no front of hundreds"
     assert found["speedup_to_naive_end_by_other_seeds"] == 1.0
     assert summary("--again", str(tmp_path / "search_efficiency.json")) == found and asked == []
     found = summary("--methods", "tpe,ours", "--seconds", "50")
@@ -244,7 +270,7 @@ def ground(playing: ModuleType, tmp_path: Path) -> object:
     table = Table(
         tmp_path, TrainSettings(epochs=EPOCHS), {"brief_latency_seconds": 0.1}, {row.architecture_id: row for row in rows}
     )
-    return playing.ground_of(table, ToySpace(high=WIDEST), trials=6)
+    return importlib.import_module("ground").ground_of(table, ToySpace(high=WIDEST), trials=6)
 
 
 def test_every_method_has_the_same_time(playing: ModuleType, ground: object) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 
+from nas.analyse.spread import SEED_NOISE
 from nas.errors import InputError
 from nas.start import locate
 from search_spaces import dense, osa
@@ -74,7 +75,8 @@ def study_of(name: str) -> optuna.Study:
 
 
 def test_a_search_begins_with_them_and_takes_what_others_know(search: Search, workdir: Path) -> None:
-    assert search("conf=osa_digits", *QUICK, "study.name=first", "study.trials=3", "objectives=[top1,latency_ms]")[0] == 0
+    first = ("conf=osa_digits", *QUICK, "study.name=first", "study.trials=3", "objectives=[top1,latency_ms]", "confirm=1")
+    assert search(*first)[0] == 0
     known = study_of("first")
     start = [f"runs/first/trials/{number}/architecture.yaml" for number in (2, 0)]
     arguments = (
@@ -94,7 +96,9 @@ def test_a_search_begins_with_them_and_takes_what_others_know(search: Search, wo
     ]
     for trial, number in zip(trials[:2], (2, 0), strict=True):
         assert trial.state == TrialState.COMPLETE and trial.user_attrs["reused_from"] == f"first/{number}"
+        # One seed's, not the mean over those with which it was confirmed.
         assert trial.values == [known.trials[number].user_attrs["top1"], known.trials[number].user_attrs["params"]]
+        assert trial.user_attrs["seeds"] == [0] and not [name for name in trial.user_attrs if name.endswith(SEED_NOISE)]
         assert json.loads(trial.user_attrs["architecture"])["family"] == "osa"
         assert Path(f"runs/second/trials/{trial.number}/architecture.yaml").exists()
     with Path("runs/second/front.csv").open() as file:

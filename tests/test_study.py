@@ -387,6 +387,87 @@ def test_a_study_cut_off_while_it_was_made_is_made_whole(tmp_path: Path) -> None
     assert len(Run(tmp_path, plan=replace(PLAN, trials=13)).go()) == 1
 
 
+def test_a_study_cut_off_while_its_first_trials_were_enqueued_is_made_whole(tmp_path: Path) -> None:
+    start = ({"width": 3, "kind": "a"}, {"width": 5, "kind": "b"})
+    half = optuna.create_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db", directions=["maximize", "minimize"])
+    half.enqueue_trial(start[0], user_attrs={"start": True})
+    whole = Run(tmp_path, plan=replace(PLAN, start=start))
+    whole.go()
+    assert parameters(whole)[:2] == list(start) and len(whole.study.trials) == PLAN.trials
+
+
+def numbers(run: Run, count: int) -> list[int]:
+    asked = [run.study.ask() for _ in range(count)]
+    return [one.number for one in asked if one is not None]
+
+
+def test_all_that_dead_processes_left_comes_before_anything_new(tmp_path: Path) -> None:
+    dying = Run(tmp_path)
+    left = numbers(dying, 3)
+    dying.die()
+    assert numbers(Run(tmp_path), 4) == [*left, 3]
+
+
+def test_a_result_of_a_study_that_is_gone_is_nobodys(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", PLAN.name)
+    spool.keep(0, toy_evaluation(ToyArchitecture(5, "c")).attributes())
+    run = Run(tmp_path, spool=spool)
+    (asked,) = run.go(1)
+    assert run.study.trials[0].user_attrs["architecture_id"] == asked.architecture.id
+    assert spool.take(0) is None
+
+
+def test_a_sampler_that_has_suggested_everything_ends_no_search(tmp_path: Path) -> None:
+    def grid(**extra: Any) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.GridSampler({"width": [1, 2], "kind": ["a", "b"]}, **extra)
+
+    def brute(**extra: Any) -> optuna.samplers.BaseSampler:
+        return optuna.samplers.BruteForceSampler(**extra)
+
+    for name, kind, make in (
+        ("grid", optuna.samplers.GridSampler, grid),
+        ("brute", optuna.samplers.BruteForceSampler, brute),
+    ):
+        run = Run(tmp_path / name, storage=memory_storage())
+        run.study._study.sampler = TrialSeededSampler(kind, make, 7)
+        run.study.space = ToySpace(high=2)
+        run.go()
+        built = {trial.user_attrs["architecture_id"] for trial in run.study.trials}
+        assert len(built) == {"grid": 4, "brute": 6}[name]
+        assert sum(outcome.counts for outcome in run.study.finished) == PLAN.trials
+
+
+@pytest.mark.parametrize("name", ["nsga2", "nsga3"])
+def test_what_was_enqueued_belongs_to_a_generation(tmp_path: Path, name: str) -> None:
+    run = Run(tmp_path, name, replace(PLAN, start=({"width": 3, "kind": "a"},)))
+    run.go()
+    given, *others = run.study.trials
+    generations = [key for key in others[0].system_attrs if key.endswith("generation")]
+    assert generations and given.system_attrs[generations[0]] == 0
+    # So it is among the parents of the next one.
+    assert max(trial.system_attrs[generations[0]] for trial in others) > 0
+
+
+def test_two_processes_keep_a_seed_once_and_evaluate_a_reference_once(tmp_path: Path) -> None:
+    storage = memory_storage()
+    one, other = Run(tmp_path, storage=storage), Run(tmp_path, storage=storage)
+    one.go(1)
+    found = toy_evaluation(ToyArchitecture(5, "c"))
+    one.study.beside.record_seed(0, 8, found)
+    other.study.beside.record_seed(0, 8, found)
+    other.study.beside.record_seed(0, 9, found)
+    assert one.study.beside.seeds(0) == [8, 9]
+    assert one.study.finished[0].attributes["seeds"] == [7, 8, 9]
+    assert one.study.beside.begin_reference("r") == "here"
+    assert other.study.beside.begin_reference("r") == "elsewhere"
+    one.study.beside.release_reference("r")
+    assert other.study.beside.begin_reference("r") == "here"
+    other.die()
+    assert one.study.beside.begin_reference("r") == "here"
+    one.study.beside.record_reference("r", found)
+    assert [reference.name for reference in one.study.beside.references] == ["r"]
+
+
 def test_study_attributes(tmp_path: Path) -> None:
     Run(tmp_path).go(1)
     loaded = optuna.load_study(study_name="toy", storage=f"sqlite:///{tmp_path}/study.db")

@@ -81,6 +81,11 @@ def parse_export(plain: Mapping[str, Any]) -> ExportConfig:
         if name not in known:
             raise InputError(f"format={name} is not a format{suggestion(str(name), known, 'formats')}")
     config: ExportConfig = typed(ExportConfig, {**plain, "format": formats})
+    if config.normalise and "safetensors" in config.format:
+        raise InputError(
+            "normalise=true cannot be used with format=safetensors, which has the weights as they are: leave one of them out, "
+            "and give load_model normalise=True."
+        )
     of_study = config.study is not None or config.run_dir is not None
     if (config.model is None) == (not of_study):
         raise InputError("model or study must be set, and not both: give model=<folder that nas.retrain wrote>.")

@@ -129,6 +129,7 @@ class SearchConfig:
         train: The recipe.
         measure: The measuring conditions.
         sampler: Optuna's sampler and its arguments.
+        sampler_seed: ``sampler.seed``: origin of the suggestions alone; ``None`` takes ``seed``.
         scheduler: Which trainings are stopped early.
         engine: Where candidates are evaluated.
         run_dir: Folder of everything that the study leaves behind.
@@ -162,6 +163,7 @@ class SearchConfig:
     scheduler: SchedulerSettings
     engine: EngineSettings
     run_dir: str
+    sampler_seed: Annotated[int, Interval(ge=0, lt=2**31)] | None = None
     packing: Literal["auto"] | Annotated[int, Ge(1)] = 1
     measure_resources: Resources | None = None
     train_resources: Resources | None = None
@@ -214,6 +216,7 @@ SEARCH_ROOT: Plain = {
 
 
 _ELSEWHERE = {
+    "sampler_seed": "sampler.seed",
     "packing": "train.packing",
     "train_resources": "train.resources",
     "measure_resources": "measure.resources",
@@ -243,11 +246,13 @@ def parse_search(plain: Mapping[str, Any]) -> SearchConfig:
             raise InputError(f"{key}={value!r} cannot be used: it must be a mapping of keys; set {key}.<key>=<value>.")
         if key in ("data", "space", "sampler") and not isinstance(value.get("_target_"), str):
             raise InputError(f"{key}._target_ is not set: name the class to use, or choose one with {key}=<name>.")
-    train, measure = dict(values["train"]), dict(values["measure"])
+    train, measure, sampler = dict(values["train"]), dict(values["measure"]), dict(values["sampler"])
     # They say where and how fast a network is trained and measured and not how: no part of the recipe.
     values["packing"] = train.pop("packing", 1)
     values["train_resources"], values["measure_resources"] = train.pop("resources", None), measure.pop("resources", None)
-    values["train"], values["measure"] = train, measure
+    # No argument of the sampler's class, which gets another one for each trial, made from this.
+    values["sampler_seed"] = sampler.pop("seed", None)
+    values["train"], values["measure"], values["sampler"] = train, measure, sampler
     for key, cls in (
         ("study", StudySettings),
         ("train", TrainSettings),
