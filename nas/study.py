@@ -383,8 +383,8 @@ class Study:
         self._tell_known(trial, {**copied, "reused_from": before.number, UNCOUNTED: not counts})
 
     def _take_over(self, trial: optuna.Trial, known: Known) -> None:
-        """Tell a trial as another study's result."""
-        self._tell_known(trial, {**known.attributes, "reused_from": known.source})
+        """Tell a trial as another study's result, which had the same seed."""
+        self._tell_known(trial, {**known.attributes, "seeds": [self.plan.seed], "reused_from": known.source})
 
     def _tell_known(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
         try:
