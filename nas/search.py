@@ -130,7 +130,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
                 prepared.plan, prepared.run_dir, storage, partial(console.print, markup=False, soft_wrap=True)
             )
             annotator.describe()
-            study.before_tell = annotator.before_tell
+            study.verdict.before_tell = annotator.before_tell
         write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
         write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
         done = len(study.finished)

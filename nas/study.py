@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,27 +15,20 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
-from nas.archive import STATES, outcome_of
+from nas.archive import outcome_of
 from nas.beside import MOST_ATTEMPTS, Beside, with_seeds
 from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
-from nas.metrics import METRICS
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import TrialOwner
 from nas.plan import Asked, Known, StudyPlan
 from nas.scheduler import Scheduler
 from nas.spool import Spool
 from nas.storage import Storage
+from nas.verdict import Verdict
 from search_spaces.base import Architecture, SearchSpace
-
-BeforeTell = Callable[[optuna.Trial, bool], None]
-
-LEGACY_CONSTRAINTS = "constraints"
-"""The system attribute that Optuna's dashboard (0.21) reads to tell whether a trial is feasible; see ``Study._show_feasible``."""
-
-_INFEASIBLE = math.ulp(0.0)
 
 MOST_REPEATS = 8
 """Repeats in a row for which the sampler is asked again; the next one counts as a trial, or a small space would never end."""
@@ -57,7 +49,7 @@ class Study:
         spool: Where results wait that are not recorded yet.
 
     Attributes:
-        before_tell: Called with each trial, and whether it failed, just before it is told.
+        verdict: Tells trials that have ended.
         beside: What it keeps that is no trial.
 
     Raises:
@@ -100,7 +92,8 @@ class Study:
                 self._study.enqueue_trial(dict(params), user_attrs={"start": True}, skip_if_exists=True)
             # Last: a study with conditions is a whole one.
             self._study.set_user_attr("conditions", json.loads(json.dumps(plan.conditions)))
-        self.beside = Beside(self._study, owner, self._missing)
+        self.verdict = Verdict(self._study, storage, plan)
+        self.beside = Beside(self._study, owner, self.verdict.missing)
         self._index = History()
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
@@ -108,7 +101,6 @@ class Study:
         self._told: list[Outcome] = []
         self._recorded: list[int] = []
         self._first = True
-        self.before_tell: BeforeTell = lambda trial, failed: None
 
     @property
     def trials(self) -> list[FrozenTrial]:
@@ -124,14 +116,6 @@ class Study:
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
         return with_seeds(self._history.outcomes, self._study.user_attrs)
-
-    def _missing(self, attributes: Mapping[str, Any]) -> str | None:
-        """Return which objective or constraint has no value, and why."""
-        for name in (*(metric.name for metric in self.plan.objectives), *self.plan.constraints):
-            if not _finite(attributes.get(name)):
-                reason = attributes.get(f"{name}_reason") or f"its value was {attributes.get(name)}"
-                return f"{name} has no finite value: {reason}"
-        return None
 
     def ask(self) -> Asked | None:
         """Return the next candidate, ``None`` when the study has, or will have, all its trials.
@@ -221,18 +205,13 @@ class Study:
             self._repeat(trial, before, not attributes[UNCOUNTED])
         return None
 
-    @property
-    def _early_bounds(self) -> dict[str, float]:
-        """The bounds that a training which has not come to its end can miss."""
-        return {name: bound for name, bound in self.plan.constraints.items() if METRICS[name].stage != "train"}
-
     def goes_on(self, number: int, evaluation: Evaluation) -> bool:
         """Keep what a running trial has come to at a rung, and return whether it is worth going on with."""
         attributes = evaluation.attributes()
-        if self._missing(attributes):
+        if self.verdict.missing(attributes):
             return False  # telling it will say so
         epochs = attributes["fidelity"]
-        bounds = self._early_bounds
+        bounds = self.verdict.early_bounds
         missed = sum(max(0.0, miss) / (abs(bounds[name]) or 1.0) for name, miss in violations(attributes, bounds).items())
         (values,) = minimised([Outcome("", None, "pruned", attributes)], self.plan.objectives).tolist()
         if self.scheduler.score == "loss":
@@ -278,7 +257,7 @@ class Study:
     def _record(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial:
         for key, value in attributes.items():
             trial.set_user_attr(key, value)
-        return self._finish(trial)
+        return self.verdict.tell(trial)
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
@@ -390,7 +369,7 @@ class Study:
         try:
             for key, value in attributes.items():
                 trial.set_user_attr(key, value)
-            self._told.append(outcome_of(self._finish(trial)))
+            self._told.append(outcome_of(self.verdict.tell(trial)))
         except UpdateFinishedTrialError:
             return
 
@@ -405,12 +384,12 @@ class Study:
 
     def _suggest(self, trial: optuna.Trial) -> Architecture | None:
         if "outcome" in trial.user_attrs:
-            self._finish(trial)
+            self.verdict.tell(trial)
             return None
         if trial.user_attrs["attempt"] > MOST_ATTEMPTS:
             trial.set_user_attr("failure", "crash")
             trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
-            self._finish(trial)
+            self.verdict.tell(trial)
             return None
         # What was never suggested has no result: one that lies there is of a study that is gone.
         if self._spool is not None and "architecture" not in trial.user_attrs:
@@ -423,50 +402,6 @@ class Study:
         trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))
         trial.set_user_attr("architecture_id", architecture.id)
         return architecture
-
-    def _finish(self, trial: optuna.Trial) -> FrozenTrial:
-        attributes = trial.user_attrs
-        # A candidate that was not trained to the end has no accuracy to compare; told as failed it would teach nothing.
-        gated = bool(attributes.get("gated_by"))
-        missing = None if gated else self._missing(attributes)
-        pruned = not (missing or attributes.get("failure")) and (gated or attributes.get("stopped_at") is not None)
-        if missing and not attributes.get("failure"):
-            trial.set_user_attr("failure", "error")
-            trial.set_user_attr("failure_reason", missing)
-        failed = bool(missing) or bool(attributes.get("failure"))
-        state = TrialState.FAIL if failed else TrialState.PRUNED if pruned else TrialState.COMPLETE
-        if "outcome" not in attributes:
-            trial.set_user_attr("outcome", STATES[state])
-        known = trial.constraints
-        missed = violations(attributes, self._early_bounds if pruned else self.plan.constraints)
-        for name, miss in missed.items():
-            if name not in known and math.isfinite(miss):
-                trial.set_constraint(name, miss)
-        self._show_feasible(trial, missed)
-        self.before_tell(trial, failed)
-        return self._study.tell(
-            trial,
-            [float(attributes[metric.name]) for metric in self.plan.objectives] if state == TrialState.COMPLETE else None,
-            state,
-        )
-
-    def _show_feasible(self, trial: optuna.Trial, missed: Mapping[str, float]) -> None:
-        """Write feasibility where the dashboard reads it, in a way that no sampler learns anything from.
-
-        Optuna adds this older list to ``Trial.constraints``. Its samplers sum up what is missed: the smallest number there is
-        changes no sum, yet it is above 0. ``nas.sampling`` hides it from samplers that do otherwise.
-        """
-        if any(miss > 0 for miss in missed.values()):
-            shown = _INFEASIBLE
-        elif len(missed) == len(self.plan.constraints) > 0:
-            shown = 0.0
-        else:
-            return  # nothing is asked, or a bound's metric was never known
-        self._storage.optuna.set_trial_system_attr(trial._trial_id, LEGACY_CONSTRAINTS, [shown])
-
-
-def _finite(value: Any) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def require_success(study: Study) -> None:

@@ -24,6 +24,7 @@ from nas.spool import Spool
 from nas.storage import Storage, memory_storage, open_storage, storage_spec
 from nas.study import Study, require_success
 from nas.targets import build_target, locate_target
+from nas.verdict import Verdict
 from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
 
 PLAN = StudyPlan(
@@ -125,7 +126,7 @@ def test_what_the_dashboard_reads_of_feasibility_teaches_no_sampler_anything(
     plan = replace(PLAN, trials=20 if name == "gp" else 40, constraints={"latency_ms": 400.0, "params": 600.0})
     shown = Run(tmp_path / "shown", name, plan, memory_storage())
     shown.go()
-    monkeypatch.setattr(Study, "_show_feasible", lambda *_: None)
+    monkeypatch.setattr(Verdict, "_show_feasible", lambda *_: None)
     hidden = Run(tmp_path / "hidden", name, plan, memory_storage())
     hidden.go()
     assert parameters(shown) == parameters(hidden)
