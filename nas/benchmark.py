@@ -166,7 +166,7 @@ def _write_page(config: BenchmarkConfig, plan: Plan, rows: Sequence[dict[str, An
     from nas.benchmark_page import write_benchmark_page
 
     conditions = plan.conditions.to_dict()
-    for each in ("batch_size", "precision"):  # they differ from row to row, and each row names its own
+    for each in ("batch_size", "precision", "tf32"):  # they differ from row to row, and each row names its own
         del conditions[each]
     facts = plan.device.to_dict() | {"conditions": conditions}
     write_benchmark_page(Path(config.run_dir) / "benchmark.html", rows, facts, f"Benchmark {config.name}")

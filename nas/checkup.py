@@ -122,7 +122,7 @@ def check_up(device_name: str, settings: MeasureSettings, runs: int, data_root: 
         conditions=conditions,
         input_shape=shape,
         software=_software(),
-        figures=tuple(Ability(name, unavailable(name, device)) for name in _FIGURES),
+        figures=tuple(Ability(name, unavailable(name, device, "flag")) for name in _FIGURES),
         precisions=tuple(Ability(name, lacks_precision(name, device)) for name in _PRECISIONS),
         sensors=sensors,
         sensor_refusals=refusals,

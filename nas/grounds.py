@@ -14,7 +14,7 @@ from nas.errors import InputError
 from nas.failures import first_line
 from nas.local import Place
 from nas.lookup import Table
-from nas.measure.device import resolve_conditions, resolve_device, unavailable
+from nas.measure.device import fed_cpus, resolve_conditions, resolve_device, unavailable
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.metrics import METRICS
@@ -267,14 +267,14 @@ def _with_threads(config: SearchConfig, settings: MeasureSettings, device: torch
     workers = config.engine.workers
     if device.type != "cpu" or settings.threads is not None or workers == "auto" or workers < 2:
         return settings
-    return replace(settings, threads=max(1, len(os.sched_getaffinity(0)) // workers))
+    return replace(settings, threads=max(1, fed_cpus() // workers))
 
 
 def _available_objectives(config: SearchConfig, device: torch.device) -> tuple[tuple[str, ...], dict[str, str]]:
     def reason_against(name: str) -> str | None:
         if METRICS[name].stage == "energy" and not config.measure.energy:
             return "measure.energy is false"
-        return unavailable(name, device)
+        return unavailable(name, device, config.measure.when_loaded)
 
     for key, names in (("measure.require", config.measure.require), ("constraints", config.constraints)):
         for name in names:

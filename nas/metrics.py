@@ -87,11 +87,12 @@ def show(metric: Metric, value: float | int | None) -> str:
     if metric.unit == "J/image":
         return f"{value:.3g} J" if value >= 1 else f"{1000 * value:.3g} mJ"
     if metric.unit in ("ms", "MB", "s"):
-        return f"{value:.4g} {metric.unit}"
+        return f"{value:.4g} {metric.unit}" if abs(value) < 9999.5 else f"{value:,.0f} {metric.unit}"
     scaled, prefix = value, ""
     for factor, name in _PREFIXES:
         if abs(value) >= factor:
             scaled, prefix = value / factor, f" {name}"
             break
     unit = {"FLOP/s": "FLOP/s", "images/s": "/s", "FLOPs": "FLOPs"}.get(metric.unit, "")
-    return f"{scaled:.3g}{prefix or (' ' if unit else '')}{unit}".strip()
+    digits = f"{scaled:.3g}" if abs(scaled) < 999.5 else f"{scaled:,.0f}"
+    return f"{digits}{prefix or (' ' if unit else '')}{unit}".strip()

@@ -77,7 +77,8 @@ def run(job: Job) -> None:
         if result.status == "out_of_memory":
             exhausted_at = key.batch_size
         gc.collect()  # the copy that was measured, where reference cycles hold it: the next one's memory must not include it
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        # On a CPU too torch.compile may have touched a GPU that is there.
+        if job.device.startswith("cuda") and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
             torch.cuda.synchronize(job.device)  # raises if a faulty kernel has spoilt the process: the rest needs another
             torch.cuda.empty_cache()
 

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
@@ -54,6 +54,7 @@ class Plan:
         jobs: All that is wanted, measured or not.
         missing: Networks that no library has.
         folder: Where results under these conditions are.
+        top1_validation: Of a study's networks, what their accuracy is by now: it may have been told since they were measured.
     """
 
     device: DeviceFingerprint
@@ -61,6 +62,7 @@ class Plan:
     jobs: tuple[Job, ...]
     missing: tuple[Missing, ...]
     folder: Path
+    top1_validation: Mapping[Key, float | None]
 
     @property
     def keys(self) -> tuple[Key, ...]:
@@ -87,23 +89,29 @@ def prepare(config: BenchmarkConfig) -> Plan:
             ) from None
     folder = Path(config.run_dir) / "measurements" / _digest(device, conditions[0])
     precisions = [held.precision for held in conditions]
+    networks = [(word, network) for word, networks in found if not isinstance(networks, Missing) for network in networks]
+    batch_sizes = sorted(config.batch_sizes)
     wanted = [
         Job(
             word=word,
-            keys=tuple(_key(network, precision, batch_size) for batch_size in sorted(config.batch_sizes)),
+            keys=tuple(_key(network, precision, batch_size) for batch_size in batch_sizes),
             input_size=config.input_size,
             num_classes=config.num_classes,
             settings=replace(config.measure, precision=precision),
             device=conditions[0].device,
             folder=folder,
         )
-        for word, networks in found
-        if not isinstance(networks, Missing)
-        for network in networks
+        for word, network in networks
         for precision in dict.fromkeys(precisions)
     ]
     missing = tuple(networks for _, networks in found if isinstance(networks, Missing))
-    return Plan(device, conditions[0], tuple(wanted), missing, folder)
+    validated = {
+        _key(network, precision, batch_size): network.top1_validation
+        for _, network in networks
+        for precision in precisions
+        for batch_size in batch_sizes
+    }
+    return Plan(device, conditions[0], tuple(wanted), missing, folder, validated)
 
 
 def _refuse_namesakes(networks: Sequence[Entry]) -> None:
@@ -128,7 +136,7 @@ def _key(network: Entry, precision: str, batch_size: int) -> Key:
 def _digest(device: DeviceFingerprint, conditions: MeasureConditions) -> str:
     """Name what must agree for a result to be taken as measured already: the device, how, and the libraries' networks."""
     apart = ("device", "batch_size", "precision", "when_loaded", "lock_seconds")
-    how = {name: value for name, value in conditions.to_dict().items() if name not in apart}
+    how = {name: value for name, value in conditions.to_dict().items() if name not in apart} | {"tf32": False}  # a precision
     libraries = {name: version(name) for name in ("torchvision", "timm")}
     return hashlib.sha256(json.dumps([device.identity(), how, libraries], sort_keys=True).encode()).hexdigest()[:12]
 
@@ -189,5 +197,6 @@ def stored(plan: Plan) -> list[Result]:
     found = []
     for key in plan.keys:
         with contextlib.suppress(InputError):
-            found.append(read(plan.folder / key.file_name))
+            result = read(plan.folder / key.file_name)
+            found.append(replace(result, top1_validation=plan.top1_validation.get(key)))
     return found

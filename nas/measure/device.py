@@ -8,7 +8,7 @@ from __future__ import annotations
 import gc
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from nas.errors import InputError, suggestion
 from nas.measure.fingerprint import DeviceFingerprint, cgroup_cpus, fingerprint, usable_cpus
 from nas.measure.record import SensorError
 from nas.measure.sensor import open_sensors
-from nas.measure.settings import MeasureConditions, MeasureSettings, Precision
+from nas.measure.settings import MeasureConditions, MeasureSettings, Precision, WhenLoaded
 from nas.metrics import METRICS
 
 __all__ = [
@@ -103,11 +103,15 @@ def resolve_conditions(settings: MeasureSettings, device: torch.device) -> Measu
     )
 
 
+def fed_cpus() -> int:
+    """Return how many CPUs this process may use all the time, by its affinity and its cgroup's quota."""
+    cpus, quota = len(usable_cpus()), cgroup_cpus()
+    # More threads than the quota feeds spend it early in each period and are then stopped until the next.
+    return cpus if quota is None else min(cpus, max(1, math.floor(quota)))
+
+
 def _threads(wanted: int | None) -> int:
-    cpus = len(usable_cpus())
-    if (quota := cgroup_cpus()) is not None:
-        # More threads than the quota feeds spend it early in each period and are then stopped until the next.
-        cpus = min(cpus, max(1, math.ceil(quota)))
+    cpus = fed_cpus()
     if wanted is None:
         return min(torch.get_num_threads(), cpus)
     if wanted > cpus:
@@ -196,8 +200,13 @@ def assigned(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, before)
 
 
-def unavailable(metric: str, device: torch.device) -> str | None:
+def unavailable(metric: str, device: torch.device, when_loaded: WhenLoaded = "auto") -> str | None:
     """Return why ``metric`` cannot be measured on ``device``, ``None`` if it can. Asks the device's sensors once.
+
+    Args:
+        metric: Its name.
+        device: Where.
+        when_loaded: What shall be done about another load; see ``MeasureSettings``.
 
     Raises:
         InputError: There is no such metric.
@@ -207,18 +216,15 @@ def unavailable(metric: str, device: torch.device) -> str | None:
     variant = METRICS[metric].variant
     if variant is not None:
         return NO_CPU_VARIANT.get(variant) if device.type == "cpu" else None
-    checks: dict[str, Callable[[torch.device], str | None]] = {"energy": _no_energy, "memory": _no_memory}
-    check = checks.get(METRICS[metric].stage)
-    return check(device) if check else None
+    stage = METRICS[metric].stage
+    if stage == "energy":
+        return _no_energy(device, when_loaded)
+    return NO_CPU_MEMORY if stage == "memory" and device.type == "cpu" else None
 
 
-def _no_energy(device: torch.device) -> str | None:
+def _no_energy(device: torch.device, when_loaded: WhenLoaded) -> str | None:
     try:
-        with open_sensors(device):
+        with open_sensors(device, when_loaded):
             return None
     except SensorError as reason:
         return str(reason)
-
-
-def _no_memory(device: torch.device) -> str | None:
-    return NO_CPU_MEMORY if device.type == "cpu" else None

@@ -95,7 +95,7 @@ def measure(subject: Subject) -> Energy:
     try:
         with open_sensors(subject.device, conditions.when_loaded) as sensors, numeric_context(conditions):
             idle = idle_power(subject.device, sensors)
-            with Watch.open(subject.device) as watch, no_garbage_collection(), busy(subject) as poll:
+            with Watch.open(subject.device, everywhere=True) as watch, no_garbage_collection(), busy(subject) as poll:
                 taken = _take(sensors, poll, conditions, watch)
                 watched = watch.summary()
             shared = sensors.check(watched)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from nas.measure.record import SensorError
 from nas.measure.sensor import Method, Sensor, Sensors
+from nas.measure.watch import Watch
 from nas.measure.windows import Span, counter_span, power_span
 
 FRESH_SECONDS = 600.0
@@ -59,8 +60,11 @@ def idle_power(device: torch.device, sensors: Sensors) -> Idle:
     if known is None or known.age_s > FRESH_SECONDS:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        known = _first(sensors)
-        sensors.check(None)
+        with Watch.open(device, everywhere=True) as watch:
+            known = _first(sensors)
+            shared = sensors.check(watch.summary())
+        if shared and device.type == "cpu":
+            known = replace(known, power_w=None, reason=f"while the device was meant to rest, {'; '.join(shared)}")
         _known[str(device)] = known
     return known
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ class CpuLoad:
     """CPU time up to one instant; take one before and one after.
 
     Attributes:
-        busy_s: Time that the CPUs this process may use were busy with anything, ``None`` where the system does not tell.
+        busy_s: Time that CPUs were busy with anything, ``None`` where the system does not tell.
         stolen_s: Time that a virtual machine's host gave to others while it was wanted here.
         own_s: CPU time of this process and of its children that have ended.
     """
@@ -29,8 +30,12 @@ class CpuLoad:
     own_s: float
 
     @classmethod
-    def now(cls) -> CpuLoad:
-        """Read the system's counters, whose ticks are 10 ms long."""
+    def now(cls, everywhere: bool = False) -> CpuLoad:
+        """Read the system's counters, whose ticks are 10 ms long.
+
+        Args:
+            everywhere: Whether of all CPUs, or of those that this process may use.
+        """
         times = os.times()
         own_s = times.user + times.system + times.children_user + times.children_system
         try:
@@ -39,7 +44,8 @@ class CpuLoad:
             return cls(None, 0.0, own_s)
         tick_s = 1 / os.sysconf("SC_CLK_TCK")
         usable = {f"cpu{number}" for number in usable_cpus()}
-        rows = [[int(ticks) for ticks in fields] for name, *fields in map(str.split, lines) if name in usable]
+        each = {name: fields for name, *fields in map(str.split, filter(str.strip, lines)) if re.fullmatch(r"cpu\d+", name)}
+        rows = [[int(ticks) for ticks in fields] for name, fields in each.items() if everywhere or name in usable]
         if not rows:
             return cls(None, 0.0, own_s)
         stolen = sum(row[_STEAL] for row in rows if len(row) > _STEAL)

@@ -67,7 +67,7 @@ class Shared:
             for path in (_door(self._path), self._path):
                 before = os.umask(0)
                 try:
-                    self._descriptors.append(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666))
+                    self._descriptors.append(_open(path))
                 finally:
                     os.umask(before)
             self._enter()
@@ -94,6 +94,15 @@ class Shared:
         for descriptor in self._descriptors:
             os.close(descriptor)
         self._descriptors = []
+
+
+def _open(path: Path) -> int:
+    flags = os.O_RDWR | os.O_NOFOLLOW
+    try:
+        return os.open(path, flags | os.O_CREAT, 0o666)
+    except PermissionError:
+        # Of another user's file in a folder that all may write to, Linux refuses that it might be made (fs.protected_regular).
+        return os.open(path, flags)
 
 
 def _door(path: Path) -> Path:

@@ -73,6 +73,7 @@ class Measurement(Record):
         for figure, derived in (
             ("latency_ms", ("images_per_s", "flops_per_s", *variants)),
             ("energy_j", ("energy_net_j", "power_w")),
+            ("peak_memory_mb", ("process_memory_mb", *(() if self.memory else ("parameters_mb", "model_file_mb")))),
         ):
             if figure in reasons:
                 reasons = dict.fromkeys(derived, reasons[figure]) | reasons

@@ -85,7 +85,10 @@ def open_sensors(device: torch.device, when_loaded: WhenLoaded = "auto") -> Iter
 
 
 def _hold_context(device: torch.device) -> None:
-    torch.zeros(1, device=device)
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:  # such as a GPU whose memory others have taken, or whose one process is another
+        raise SensorError(f"{device} cannot be used now ({str(error).splitlines()[0]})") from None
 
 
 def _answering(candidates: Collection[Sensor]) -> tuple[tuple[Sensor, ...], tuple[str, ...]]:

@@ -70,19 +70,24 @@ class Watched(Record):
 class Watch:
     """Looks at a device from time to time: ``with Watch.open(device) as watch: ...; watch.look(); ...; watch.summary()``."""
 
-    def __init__(self, gpu: Gpu | None, reason: str | None = None) -> None:
-        self._gpu = gpu
+    def __init__(self, gpu: Gpu | None, reason: str | None = None, everywhere: bool = False) -> None:
+        self._gpu, self._everywhere = gpu, everywhere
         self._reasons = [reason] if reason else []
         self._looks: list[Look] = []
         self._since_s = time.monotonic()
-        self._load = CpuLoad.now()
+        self._load = CpuLoad.now(everywhere)
 
     @classmethod
     @contextmanager
-    def open(cls, device: torch.device) -> Iterator[Watch]:
-        """Watch ``device`` for the block: a CPU for others' load alone; without NVML a GPU blindly, and the summary says why."""
+    def open(cls, device: torch.device, everywhere: bool = False) -> Iterator[Watch]:
+        """Watch ``device`` for the block: a CPU for others' load alone; without NVML a GPU blindly, and the summary says why.
+
+        Args:
+            device: Which.
+            everywhere: Of CPUs, whether all are watched or those that this process may use: RAPL counts all of a package.
+        """
         if device.type == "cpu":
-            yield cls(None)
+            yield cls(None, everywhere=everywhere)
             return
         with _opened(device) as gpu:
             yield cls(None, str(gpu)) if isinstance(gpu, SensorError) else cls(gpu)
@@ -110,7 +115,7 @@ class Watch:
             memory_clock_mhz=_range([look.memory_clock_mhz for look in looks if look.memory_clock_mhz is not None]),
             temperature_c=max((look.temperature_c for look in looks if look.temperature_c is not None), default=None),
             clock_reasons=tuple(sorted({reason for look in looks for reason in look.clock_reasons})),
-            others_cpus=self._load.others_cpus(CpuLoad.now(), time.monotonic() - self._since_s),
+            others_cpus=self._load.others_cpus(CpuLoad.now(self._everywhere), time.monotonic() - self._since_s),
             foreign_processes=tuple(sorted({pid for look in looks for pid in look.foreign_processes})),
             reason="; ".join(self._reasons) or None,
         )

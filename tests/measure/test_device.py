@@ -66,7 +66,7 @@ def test_conditions_on_a_cpu() -> None:
 
 @pytest.mark.parametrize(
     ("torchs", "usable", "quota", "threads"),
-    [(4, 8, None, 4), (8, 4, None, 4), (8, 8, 1.5, 2), (8, 8, 0.2, 1), (2, 8, 4.0, 2), (8, 3, 4.0, 3)],
+    [(4, 8, None, 4), (8, 4, None, 4), (8, 8, 1.5, 1), (8, 8, 2.9, 2), (8, 8, 0.2, 1), (2, 8, 4.0, 2), (8, 3, 4.0, 3)],
 )
 def test_threads_are_no_more_than_affinity_and_quota_feed(
     monkeypatch: pytest.MonkeyPatch, torchs: int, usable: int, quota: float | None, threads: int
@@ -75,7 +75,7 @@ def test_threads_are_no_more_than_affinity_and_quota_feed(
     monkeypatch.setattr(device, "usable_cpus", lambda: tuple(range(usable)))
     monkeypatch.setattr(device, "cgroup_cpus", lambda: quota)
     assert device.resolve_conditions(MeasureSettings(), CPU).threads == threads
-    limit = min(usable, math.ceil(quota) if quota else usable)
+    limit = min(usable, max(1, math.floor(quota)) if quota else usable)
     assert device.resolve_conditions(MeasureSettings(threads=limit), CPU).threads == limit
     with pytest.raises(InputError, match=rf"measure\.threads={limit + 1} .*at most {limit}"):
         device.resolve_conditions(MeasureSettings(threads=limit + 1), CPU)

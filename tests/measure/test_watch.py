@@ -137,7 +137,7 @@ def test_our_own_process_is_not_foreign(
 def test_load_of_others_on_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
     loads = iter([CpuLoad(100.0, 0.0, 10.0), CpuLoad(107.0, 1.0, 14.0)])
     times = iter([50.0, 55.0])
-    monkeypatch.setattr(CpuLoad, "now", lambda: next(loads))
+    monkeypatch.setattr(CpuLoad, "now", lambda everywhere: next(loads))
     monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: next(times)))
     with Watch.open(torch.device("cpu")) as watch:
         assert watch.look() == Look()
@@ -147,6 +147,6 @@ def test_load_of_others_on_the_cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_system_that_does_not_tell_its_load(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CpuLoad, "now", lambda: CpuLoad(None, 0.0, 1.0))
+    monkeypatch.setattr(CpuLoad, "now", lambda everywhere: CpuLoad(None, 0.0, 1.0))
     with Watch.open(torch.device("cpu")) as watch:
         assert watch.summary().others_cpus is None
