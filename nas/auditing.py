@@ -51,7 +51,10 @@ def select(run: Run, count: int) -> list[Outcome]:
         (outcome for outcome in run.outcomes if outcome.state == "complete" and outcome.attributes.get("top1") is not None),
         key=lambda outcome: (-float(outcome.attributes["top1"]), outcome.number or 0),
     )
-    distinct = list({outcome.attributes["architecture_id"]: outcome for outcome in reversed(best_first)}.values())[::-1]
+    by_architecture: dict[str, Outcome] = {}
+    for outcome in best_first:
+        by_architecture.setdefault(outcome.attributes["architecture_id"], outcome)
+    distinct = list(by_architecture.values())
     if len(distinct) < count:
         raise InputError(f"audit={count} is more than the {len(distinct)} different networks of study {run.name}: set it lower.")
     front = {outcome.attributes["architecture_id"] for outcome in run.front}
@@ -97,6 +100,7 @@ def audit(run: Run, config: RetrainConfig, given: frozenset[str], tell: Tell) ->
         "longer": longer.epochs,
         "seeds": seeds,
         "data": plans[0].identity["data"],
+        "augmentation": plans[0].identity["augmentation"],
         "device": plans[0].print_of_device.identity(),
     }
     conditions = json.loads(json.dumps(conditions))
@@ -220,7 +224,7 @@ def _result(
         full_error=tuple(math.sqrt(top1 * (1 - top1) / images) for top1 in full),
         judged=judged,
         left_out=tuple(left_out),
-        told=verdict(judged),
+        told=verdict(judged, full),
         conditions=(
             ("full training", f"{plan.settings.epochs} epochs on the training part, one seed"),
             ("brief training", f"{brief.epochs} epochs"),

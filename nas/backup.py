@@ -11,6 +11,8 @@ from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
+from nas.errors import InputError
+
 EVERY_SECONDS = 600.0
 """How old the copy becomes while trials are told."""
 
@@ -39,7 +41,10 @@ class Backup:
 
     def make(self) -> None:
         """Make it now; whoever reads it finds the old or the new one whole. A damaged file and a full disk leave the old one."""
-        descriptor, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._copy.name}.")
+        try:
+            descriptor, temporary = tempfile.mkstemp(dir=self._file.parent, prefix=f".{self._copy.name}.")
+        except OSError:
+            return
         os.close(descriptor)
         try:
             if self._make(Path(temporary)):
@@ -48,6 +53,18 @@ class Backup:
             return  # the file itself says so where it is written or read
         finally:
             Path(temporary).unlink(missing_ok=True)
+
+    def check(self) -> None:
+        """Refuse to begin anew where a study was lost: the next copy would take the place of the one that is left.
+
+        Raises:
+            InputError: The file is gone or empty, and a copy of it is there.
+        """
+        lost = not os.path.exists(self._file) or self._file.stat().st_size == 0
+        if lost and os.path.exists(self._copy):
+            raise InputError(
+                f"{self._file} is gone, and {self._copy} is a copy of it: copy that to its place, or remove it too to begin anew."
+            )
 
     def remedy(self) -> str:
         """Say what to do where the file cannot be read."""
@@ -60,7 +77,8 @@ class Backup:
 
     def _copy_database(self, to: Path) -> bool:
         with (
-            contextlib.closing(sqlite3.connect(self._file, timeout=60)) as source,
+            # Not to be made where it is gone: an empty copy would take the place of a good one.
+            contextlib.closing(sqlite3.connect(f"{self._file.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as source,
             contextlib.closing(sqlite3.connect(to)) as target,
         ):
             source.backup(target)
@@ -71,6 +89,8 @@ class Backup:
 
     def _copy_journal(self, to: Path) -> bool:
         content = self._file.read_bytes()
+        if not content:
+            return False
         with to.open("wb") as file:
             # What another process was writing just now may be there in part.
             file.write(content[: content.rfind(b"\n") + 1])

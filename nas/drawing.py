@@ -50,7 +50,9 @@ def blocks(layers: Sequence[LayerCost]) -> list[BlockCost]:
 
 def _block(name: str, members: Sequence[LayerCost]) -> BlockCost:
     counted = Counter(_describe(layer) for layer in members)
-    modules = {layer.name.split(".")[2] for layer in members if name.startswith("stage ") and layer.name.count(".") > 2}
+    # stages.1.2.convs.0 is of module 2; stages.1.0.0, without a name of its own, is a plain layer between the modules.
+    paths = [layer.name.split(".") for layer in members if name.startswith("stage ")]
+    modules = {path[2] for path in paths if len(path) > 3 and not path[3].isdigit()}
     return BlockCost(
         name=name,
         output_shape=next(

@@ -5,6 +5,7 @@ Where a scheduler may stop trainings early, a candidate is evaluated in stretche
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -13,7 +14,7 @@ from typing import Protocol
 
 from nas.beside import MOST_ATTEMPTS
 from nas.engine import Engine, OnStage
-from nas.errors import InputError, RunError
+from nas.errors import InputError, RunError, StorageAwayError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
@@ -114,15 +115,22 @@ def run(
             else:
                 streak.add(tell(number, evaluation, request.until_epoch))
 
-    def give_up() -> None:
-        """Tell what has ended and release the rest."""
+    def give_up(is_away: bool = False) -> None:
+        """Tell what has ended and release the rest; while the storage is away, keep what has ended for the next run."""
         for future, (number, request) in pending.items():
             evaluation = future.result() if future.done() and future.exception() is None else None
-            if evaluation is not None and _ended(request, evaluation):
-                tell(number, evaluation)
+            if evaluation is None or not _ended(request, evaluation):
+                if not is_away:
+                    study.release(number)
+            elif is_away:
+                study.keep(number, evaluation)
             else:
-                study.release(number)
-        study.release_waiting()
+                try:
+                    tell(number, evaluation)
+                except StorageAwayError:
+                    is_away = True
+        if not is_away:
+            study.release_waiting()
 
     try:
         while True:
@@ -142,9 +150,17 @@ def run(
                     wait(pending, timeout=_LOOK_SECONDS if study.waits else None, return_when=FIRST_COMPLETED)
                 else:
                     time.sleep(_LOOK_SECONDS)  # for trials of other processes
+    except StorageAwayError:
+        give_up(is_away=True)
+        raise
     except (Interrupted, InputError, RunError):
         give_up()
         raise
+    except OSError as error:  # a full disk, a folder that is gone: whatever ended is kept as far as it can be
+        with contextlib.suppress(OSError):
+            give_up()
+        where = error.filename or "the run folder"
+        raise RunError(f"{where} cannot be written ({error.strerror or error}): make room; the same command goes on.") from error
 
 
 class _Streak:

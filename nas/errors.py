@@ -17,6 +17,10 @@ class RunError(RuntimeError):
     """The input was good and the run failed all the same. Commands print the message and exit with 1."""
 
 
+class StorageAwayError(RunError):
+    """A study's storage was away for too long: what is not recorded must be kept elsewhere."""
+
+
 def suggestion(name: str, known: Iterable[str], what: str) -> str:
     """Return the end of a sentence about an unknown name: the known name nearest to it, or all of them if none is near."""
     names = sorted(known)

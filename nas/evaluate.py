@@ -229,6 +229,8 @@ def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None)
             way.walk()
         except InputError:
             raise
+        except SystemExit as error:  # a network's own, which would end the search
+            evaluation = way.failed("crash", error)
         except Exception as error:  # noqa: BLE001 - any candidate may break in any way, and the search must go on
             evaluation = way.failed(_kind(error), error)
         else:

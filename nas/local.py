@@ -26,13 +26,17 @@ from pebble import ProcessExpired, ProcessPool
 from nas import worker
 from nas.config.search import TimeoutSettings
 from nas.engine import OnStage
-from nas.evaluate import Evaluation, EvaluationRequest
+from nas.evaluate import Evaluation, EvaluationRequest, Failure
 from nas.processes import spawner
 from nas.slots import Job, Slots
 from nas.worker import Post
 
 _TAIL_BYTES = 8000  # of which a crash's stack takes half for the names of loaded libraries
 _WATCH_SECONDS = 0.05
+_GRACE_SECONDS = 2.0
+_FORKSERVER_GONE = 255
+"""The exit code that multiprocessing gives a forked process of which it cannot learn any more how it ended."""
+
 _KILLED = (signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 """Signals that others send; a candidate's own faults end in other ones."""
 
@@ -120,6 +124,7 @@ class LocalEngine:
         while not self._closed.wait(_WATCH_SECONDS):
             with self._queue.lock:
                 for slot in self._slots:
+                    slot.notice_death()
                     limit_s = getattr(self._deadlines, slot.part) if slot.job is not None and slot.part else None
                     if slot.job is not None and limit_s is not None and time.monotonic() - slot.since_s > limit_s:
                         slot.expire(f"{slot.job.stage}: no end within engine.timeout.{slot.part}={limit_s:g} s")
@@ -141,8 +146,8 @@ class _Slot:
         self.part: str | None = None
         self.since_s = 0.0
         self.told = f"{os.uname().nodename}/{place.device}/{name}"
-        self._log = folder / f"{name}.log"
-        self._log.unlink(missing_ok=True)
+        self._log = folder / f"{name}-{os.getpid()}.log"  # several commands may share a folder
+        _drop_logs_of_the_dead(folder, name)
         self._family, self._ended = family, ended
         self._pool: ProcessPool | None = None
         self._changing = threading.Lock()
@@ -151,6 +156,7 @@ class _Slot:
         self._log_begins = 0
         self._kills_before = 0
         self._expired: str | None = None
+        self._lost_s: float | None = None
 
     @property
     def device(self) -> str:
@@ -167,6 +173,7 @@ class _Slot:
         lifeline, self._lifeline = context.Pipe(duplex=False)
         self._reports, reports = context.Pipe(duplex=False)
         self._given = lifeline, reports
+        self._pid: int | None = None
         post = Post(
             name=self._log.stem,
             cpus=self.place.cpus,
@@ -182,7 +189,7 @@ class _Slot:
     def begin(self, job: Job) -> None:
         """Let the worker evaluate; never waits for it."""
         self._number += 1
-        self.part, self.since_s, self._expired = None, time.monotonic(), None
+        self.part, self.since_s, self._expired, self._lost_s = None, time.monotonic(), None, None
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         self._kills_before = _kills_for_memory()
         request = job.request
@@ -205,6 +212,15 @@ class _Slot:
         if self._expired is None:
             self._expired = reason
             self._future.cancel()  # type: ignore[no-untyped-call]
+
+    def notice_death(self) -> None:
+        """Give up a job whose worker is gone without a word: pebble knows nothing of one that ended with exit code 0."""
+        if self.job is None or self._pid is None or self._expired is not None or not _is_gone(self._pid):
+            self._lost_s = None
+        elif self._lost_s is None:
+            self._lost_s = time.monotonic()  # what it sent before its end, or how it ended, may be on its way
+        elif time.monotonic() - self._lost_s > _GRACE_SECONDS:
+            self.expire(f"{self.job.stage}: its worker ended by itself")
 
     def stop(self) -> None:
         """End the worker for good, whatever it is doing."""
@@ -240,6 +256,9 @@ class _Slot:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 number, _, stage = reports.recv_bytes().decode().partition(" ")
+                if number == "0":
+                    self._pid = int(stage)
+                    continue
                 job = self.job
                 if job is not None and int(number) == self._number:
                     job.stage = stage
@@ -253,10 +272,16 @@ class _Slot:
         try:
             done = future.result()
         except CancelledError:
-            result = job.failed("timeout", self._expired or "it was stopped", self._tail())
+            if self._lost_s is not None:
+                self._renew()
+            failure: Failure = "timeout" if self._lost_s is None else "crash"
+            result = job.failed(failure, self._expired or "it was stopped", self._tail())
             self._ended(self, job, result, False)
         except ProcessExpired as death:
-            self._ended(self, job, *self._died(job, int(death.exitcode or 0)))
+            code = int(death.exitcode or 0)
+            if code == _FORKSERVER_GONE:
+                self._renew()
+            self._ended(self, job, *self._died(job, code))
         except BrokenProcessPool:
             self._renew()
             result = job.failed("crash", f"{job.stage}: its worker died", self._tail())
@@ -272,6 +297,8 @@ class _Slot:
             self._ended(self, job, evaluation, False)
 
     def _died(self, job: Job, code: int) -> tuple[Evaluation, bool]:
+        if code == _FORKSERVER_GONE:
+            return job.failed("crash", f"{job.stage}: the process that workers are forked from died", self._tail()), True
         if code >= 0:
             return job.failed("crash", f"{job.stage}: its worker ended by itself with exit code {code}", self._tail()), False
         name = signal.Signals(-code).name
@@ -302,10 +329,32 @@ def _part_of(stage: str) -> str | None:
     return "train" if stage.startswith("train") else None
 
 
-def _kills_for_memory() -> int:
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended, also if nobody has asked yet how."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in ("Z", "X")
+    except OSError:
+        return True
+
+
+def _drop_logs_of_the_dead(folder: Path, name: str) -> None:
+    for path in folder.glob(f"{name}-*.log"):
+        pid = path.stem.rpartition("-")[2]
+        if pid == str(os.getpid()) or (pid.isdigit() and _is_gone(int(pid))):
+            path.unlink(missing_ok=True)
+
+
+def _kills_for_memory(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """Return how many processes of this control group the system has killed for want of memory; 0 where it does not tell."""
-    with contextlib.suppress(OSError, ValueError):
-        for line in Path("/sys/fs/cgroup/memory.events").read_text(encoding="utf-8").splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+    group = ""
+    with contextlib.suppress(OSError):
+        group = next((line[3:].strip("/") for line in own.read_text(encoding="utf-8").splitlines() if line.startswith("0::")), "")
+    # In a container the group's own path may be the host's: the file is then at the top.
+    for folder in (cgroups / group, *(cgroups / group).parents):
+        with contextlib.suppress(OSError, ValueError):
+            for line in (folder / "memory.events").read_text(encoding="utf-8").splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        if folder == cgroups:
+            break
     return 0

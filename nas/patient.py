@@ -157,7 +157,7 @@ class PatientJournal(JournalFileBackend):
 
     def _append(self, logs: list[dict[str, Any]]) -> None:
         with self._lock_of_file():
-            size = Path(self._file_path).stat().st_size
+            size = self._without_half_a_line()
             try:
                 with Path(self._file_path).open("ab") as file:
                     file.write(b"".join(json.dumps(log, separators=(",", ":")).encode() + b"\n" for log in logs))
@@ -166,6 +166,22 @@ class PatientJournal(JournalFileBackend):
             except OSError:
                 os.truncate(self._file_path, size)  # a part of a line would make the whole file unreadable
                 raise
+
+    def _without_half_a_line(self) -> int:
+        """Return the file's size, cut back to its last whole line: what is appended to the part of one is lost with it."""
+        with Path(self._file_path).open("rb") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end:
+                begin = max(0, end - 65536)
+                file.seek(begin)
+                newline = file.read(end - begin).rfind(b"\n")
+                if newline >= 0:
+                    end = begin + newline + 1
+                    break
+                end = begin
+        if end < size:
+            os.truncate(self._file_path, end)
+        return end
 
     @contextmanager
     def _lock_of_file(self) -> Iterator[None]:

@@ -33,7 +33,7 @@ from nas.measure.fingerprint import fingerprint
 from nas.measure.layers import LayerTimes
 from nas.measure.lock import exclusive
 from nas.measure.record import SensorError
-from nas.measure.settings import MeasureConditions
+from nas.measure.settings import MeasureConditions, MeasureSettings
 from nas.outcomes import Outcome
 from nas.proposing import Proposal, propose
 from nas.runs import Run
@@ -171,13 +171,17 @@ class _Timer:
         self._run, self._config = run, config
         search = run.config()
         self._device = resolve_device(config.device or ("auto" if search.device.startswith("cuda") else search.device))
-        self._conditions: MeasureConditions = resolve_conditions(search.measure, self._device)
+        self._refusal = ""
+        try:
+            self._conditions: MeasureConditions = resolve_conditions(search.measure, self._device)
+        except InputError as refusal:  # this machine has fewer CPUs than the search's, or not its precision
+            self._refusal = f"the search's conditions cannot be had here ({str(refusal).rstrip('.')})"
+            self._conditions = resolve_conditions(MeasureSettings(batch_size=search.measure.batch_size), self._device)
         identity = fingerprint(self._device, self._conditions.threads).identity()
         self._key = {"device": identity, "conditions": self._conditions.to_dict()}
         same = identity == run.record["conditions"]["device"]
         self.other_device = None if same else str(identity.get("name") or self._device)
         self._until = time.perf_counter() + config.layer_seconds
-        self._refusal = ""
 
     def _kept(self, path: Path) -> LayerTimes | None:
         """Return what was timed before; what cannot be read is timed anew."""

@@ -28,7 +28,7 @@ from nas.measure.measurement import Measurement, Measuring
 from nas.measure.settings import MeasureConditions
 from nas.model_card import write_card
 from nas.runs import Run
-from nas.shipped import FAMILIES, WEIGHTS, Description, write_model
+from nas.shipped import FAMILIES, WEIGHTS, Description, load_model, write_model
 from nas.targets import build_target
 from nas.train.data import DataBundle, DataRequest, load_bundle
 from nas.train.full import FullResult, TrainingDiverged, fit_full, resolve_full
@@ -111,6 +111,7 @@ def prepare(run: Run, config: RetrainConfig, given: frozenset[str]) -> Plan:
     identity = {
         "architecture_id": chosen.architecture.id,
         "data": f"{bundle.fingerprint}/{bundle.split_digest}",
+        "augmentation": {"crop_padding": bundle.settings.crop_padding, "flip": bundle.settings.flip},
         "seed": seed,
         "train": dataclasses.asdict(settings),
         "numeric": dataclasses.asdict(numeric),
@@ -180,7 +181,8 @@ def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
     if overwrite:
         return None
     for key, mine in plan.identity.items():
-        if theirs.get(key) != mine:
+        # An older retraining does not say how it was augmented.
+        if theirs.get(key, mine if key == "augmentation" else None) != mine:
             raise InputError(
                 f"{plan.folder} holds a retraining under another {key}: set it back, give out=<folder>, or overwrite=true."
             )
@@ -279,6 +281,7 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
         "train_images": plan.bundle.sizes["train"] + plan.bundle.sizes["validation"],
         "seed": plan.seed,
         "recipe": dataclasses.asdict(plan.settings),
+        "augmentation": dict(plan.identity["augmentation"]),
         "numeric": dataclasses.asdict(plan.numeric),
         "conditions": plan.conditions.to_dict(),
         "device": plan.print_of_device.to_dict(),
@@ -290,13 +293,12 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
 def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measurement, metrics: dict[str, Any]) -> None:
     folder, chosen, bundle = plan.folder, plan.chosen, plan.bundle
     name = f"{plan.run.name}/{chosen.label}"
-    ours = chosen.architecture.to_dict().get("family") in FAMILIES
     description = Description(
         name=name,
         study=plan.run.name,
         trial=metrics["trial"],
         architecture=chosen.architecture.to_dict(),
-        space=None if ours else dict(plan.run.written["space"]),
+        space=None if _is_ours(plan) else dict(plan.run.written["space"]),
         input_shape=bundle.input_shape,
         classes=bundle.classes,
         mean=bundle.mean,
@@ -313,8 +315,30 @@ def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measu
     write_text(folder / "curves.svg", curve_svg(trained.train_loss, f"Training loss of {name}", "training loss"))
     write_text(folder / "diagram.svg", diagram_svg(measurement.complexity.layers, f"The blocks of {name}"))
     write_model(folder, model, description)
+    _check_model(folder, model, plan)
     write_card(folder, description, metrics)
     write_json(folder / METRICS_FILE, metrics)  # last: a folder with it is whole
+
+
+def _is_ours(plan: Plan) -> bool:
+    return plan.chosen.architecture.to_dict().get("family") in FAMILIES
+
+
+def _check_model(folder: Path, model: nn.Module, plan: Plan) -> None:
+    """Read the network back and compare it: a space of a user's own may call its networks as ours and build others.
+
+    Raises:
+        RunError: What is read back computes something else.
+    """
+    images = torch.randn(2, *plan.bundle.input_shape, generator=torch.Generator().manual_seed(0))
+    again = load_model(folder, space=None if _is_ours(plan) else plan.chosen.space)
+    with torch.inference_mode():
+        same = torch.allclose(again(images), model.to("cpu").float().eval()(images), rtol=1e-4, atol=1e-4)
+    if not same:
+        raise RunError(
+            f"{folder} does not hold the network that was trained: space {plan.run.plain['space']['_target_']} builds something "
+            "else for this architecture than search_spaces does; let its architectures have a family of their own in to_dict()."
+        )
 
 
 def _lists(data: Any) -> Any:

@@ -15,7 +15,7 @@ from typing import TypeVar
 import optuna
 import sqlalchemy
 
-from nas.errors import InputError, RunError
+from nas.errors import InputError, StorageAwayError
 from nas.secrets import mask_passwords
 
 T = TypeVar("T")
@@ -47,7 +47,7 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None,
         remedy: Says what to do with a storage that is damaged.
 
     Raises:
-        RunError: It was away for too long.
+        StorageAwayError: It was away for too long.
         InputError: It is damaged.
     """
     if getattr(_until, "moment_s", None) is not None:  # a storage's method within another one: that one waits
@@ -67,7 +67,7 @@ def patiently(call: Callable[[], T], what: str, patience_s: float | None = None,
                     raise
                 reason = _reason(error)
                 if time.monotonic() + pause_s > _until.moment_s:
-                    raise RunError(
+                    raise StorageAwayError(
                         f"{what} was away for {patience_s:g} s ({reason}): see to it that it is there; the same command goes on, "
                         "and takes what was not recorded from the run folder."
                     ) from error

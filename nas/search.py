@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import Composed, compose, packaged_conf, studies
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
-from nas.errors import InputError, RunError
+from nas.errors import InputError, RunError, StorageAwayError
 from nas.secrets import mask_password
 
 if TYPE_CHECKING:  # torch, Lightning and Optuna take seconds to import: --help and a misspelt key must not wait for them
@@ -148,6 +149,8 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
                 confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate)
             except Interrupted:
                 interrupted = True
+            except StorageAwayError:
+                raise  # nothing can be read to be shown
             except RunError as error:
                 given_up, interrupted = error, True
         if storage.backup is not None:
@@ -155,10 +158,17 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         _finish(prepared, study, overrides, console, interrupted)
         if given_up is not None:
             raise given_up
-        require_success(study)
+        if not interrupted:
+            require_success(study)
     except InputError:
         if made is not None and not os.path.exists(prepared.run_dir / "config.yaml"):
-            shutil.rmtree(made)  # a moment old, and nothing came into it
+            # A moment old, and nothing came into it; into the folders above it others may have put something since.
+            shutil.rmtree(prepared.run_dir, ignore_errors=True)
+            for folder in prepared.run_dir.parents:
+                if folder != made and made not in folder.parents:
+                    break
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
         raise
     finally:
         if owner is not None:

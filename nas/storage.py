@@ -139,9 +139,10 @@ def open_storage(spec: StorageSpec) -> Storage:
     try:
         if spec.is_journal:
             assert spec.file is not None
+            backup = Backup(spec.file, is_journal=True)
+            backup.check()
             journal = PatientJournal(str(spec.file), f"study.storage={spec.shown}")
             whole = JournalStorage(journal)
-            backup = Backup(spec.file, is_journal=True)
             return _gathering(whole, partial(one_by_one, whole, held=journal.held), spec, backup.make_if_due, backup)
         if spec.file is not None:
             return _open_sqlite(spec, spec.file)
@@ -149,6 +150,8 @@ def open_storage(spec: StorageSpec) -> Storage:
         with one_at_a_time(spec.url):  # two that make the tables at once would both fail
             database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True})
             return _gathering(get_storage(database), database.write, spec)
+    except InputError:
+        raise
     except _UNREADABLE as error:
         raise InputError(_reason(spec, error)) from None
 
@@ -172,6 +175,7 @@ def _open_sqlite(spec: StorageSpec, path: Path) -> Storage:
         backup.make_if_due()
 
     backup = Backup(path, is_journal=False)
+    backup.check()
 
     def opened() -> PatientRDBStorage:
         return PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"creator": connect}, backup.remedy)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -98,7 +97,7 @@ class Study:
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
         self._marks_seen: dict[int, int] = {}
-        self._told: list[Outcome] = []
+        self._told_meanwhile: list[Outcome] = []
         self._recorded: list[int] = []
         self._first = True
 
@@ -125,7 +124,7 @@ class Study:
         candidates that were stopped early and have turned out to be worth going on with. A suggestion that builds what is
         known already is told as what is known, and the sampler is asked again.
         """
-        told = len(self._told)
+        told = len(self._told_meanwhile)
         while True:
             try:
                 # Held until the suggestion stands in the storage, where every other process that asks will look for it.
@@ -133,7 +132,7 @@ class Study:
                     asked = self._next()
             except UpdateFinishedTrialError:  # another process took this one for dead: what that one told stands
                 self._drop_recorded()
-                del self._told[told:]
+                del self._told_meanwhile[told:]
                 continue
             self._drop_recorded()
             if asked is None:
@@ -232,27 +231,32 @@ class Study:
             stopped_at: The epoch after which it was stopped early.
         """
         trial = self._running.pop(number)
-        # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
-        stale = {key: None for key in _STALE if trial.user_attrs.get(key)}
-        more: dict[str, Any] = {"seeds": [self.plan.seed]}
-        if stopped_at is not None:
-            more["stopped_at"] = stopped_at
-        if evaluation.begun > 1:
-            more["attempt"] = trial.user_attrs["attempt"] + evaluation.begun - 1
-        attributes = {**stale, **evaluation.attributes(), **more}
-        if self._spool is not None:
-            self._spool.keep(number, attributes)
+        self.keep(number, evaluation, stopped_at)
         try:
             with self._storage.together():
-                told = self._record(trial, attributes)
+                attributes = self._told(evaluation, stopped_at)
+                # What an attempt left that was cut off while it was being told must not decide over the attempt after it.
+                stale = {key: None for key in _STALE if trial.user_attrs.get(key)}
+                if evaluation.begun > 1:
+                    attributes["attempt"] = trial.user_attrs["attempt"] + evaluation.begun - 1
+                told = self._record(trial, {**stale, **attributes})
             self._storage.make_durable()
-            return outcome_of(told)
+            outcome = outcome_of(told)
         except UpdateFinishedTrialError:  # another process took this one for dead and was faster: its result stands
-            return outcome_of(self.trials[number])
-        finally:
-            # Unless the storage is away for good: then this is what the next run takes.
-            if self._spool is not None and not isinstance(sys.exception(), RunError):
-                self._spool.drop(number)
+            outcome = outcome_of(self.trials[number])
+        # Not after any other error: what is kept then is what the next run takes.
+        if self._spool is not None:
+            self._spool.drop(number)
+        return outcome
+
+    def keep(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> None:
+        """Put a running trial's result where the next run finds it, without a word to the storage."""
+        if self._spool is not None:
+            self._spool.keep(number, {**dict.fromkeys(_STALE), **self._told(evaluation, stopped_at)})
+
+    def _told(self, evaluation: Evaluation, stopped_at: int | None) -> dict[str, Any]:
+        stopped = {} if stopped_at is None else {"stopped_at": stopped_at}
+        return {**evaluation.attributes(), "seeds": [self.plan.seed], **stopped}
 
     def _record(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> FrozenTrial:
         for key, value in attributes.items():
@@ -369,13 +373,13 @@ class Study:
         try:
             for key, value in attributes.items():
                 trial.set_user_attr(key, value)
-            self._told.append(outcome_of(self.verdict.tell(trial)))
+            self._told_meanwhile.append(outcome_of(self.verdict.tell(trial)))
         except UpdateFinishedTrialError:
             return
 
     def told_meanwhile(self) -> list[Outcome]:
         """Return, once each, the trials that ``ask`` told without an evaluation since this was asked last."""
-        told, self._told = self._told, []
+        told, self._told_meanwhile = self._told_meanwhile, []
         return told
 
     def _take(self, trial: optuna.Trial, attempt: int) -> None:

@@ -68,7 +68,7 @@ def begin(post: Post, lifeline: multiprocessing.connection.Connection, reports: 
     Args:
         post: The place.
         lifeline: Its other end is held by the search's process alone: when that dies, so does the worker.
-        reports: Takes the number of a piece of work and the stage that it enters.
+        reports: Takes the number of a piece of work and the stage that it enters; of number 0, the process's own number.
     """
     global _report
     _redirect(post.log)
@@ -89,6 +89,7 @@ def begin(post: Post, lifeline: multiprocessing.connection.Connection, reports: 
         reports.send_bytes(f"{number} {stage}".encode()[:512])
 
     _report = report
+    report(0, str(os.getpid()))
 
 
 def work(number: int, request: EvaluationRequest) -> Worked:

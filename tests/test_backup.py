@@ -99,6 +99,25 @@ def test_a_damaged_file_and_a_full_disk_leave_the_old_copy(storage: Storage, mon
     assert sorted(path.name for path in copy.parent.glob(".*backup*")) == []
 
 
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_what_was_lost_is_not_begun_anew_beside_its_copy(storage: Storage, tmp_path: Path, how: str) -> None:
+    fill(storage, 3)
+    file = storage.spec.file
+    assert file is not None and storage.backup is not None
+    storage.backup.make()
+    copy = Path(f"{file}.backup")
+    before = copy.read_bytes()
+    empty_log(storage)
+    file.unlink()
+    if how == "empty":
+        file.touch()
+    storage.backup.make()
+    assert copy.read_bytes() == before, "nothing is no copy"
+    with pytest.raises(InputError, match=f"{re.escape(str(copy))} is a copy of it: copy that to its place"):
+        open_storage(storage_spec("journal" if storage.spec.is_journal else None, tmp_path))
+    assert file.exists() == (how == "empty")
+
+
 def test_without_a_copy_it_says_so(tmp_path: Path) -> None:
     assert Backup(tmp_path / "study.db", is_journal=False).remedy() == "restore a copy of it, or move it away to begin anew"
 

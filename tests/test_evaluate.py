@@ -366,3 +366,15 @@ def test_proxies_are_what_they_say(request_: EvaluationRequest) -> None:
 def test_the_mean_over_the_last_third_is_of_all_its_epochs(scored: list[int], epochs: int, mean: float | None) -> None:
     found = mean_of_last_third([(epoch, 0.1 * epoch) for epoch in scored], epochs)
     assert found == (None if mean is None else pytest.approx(mean))
+
+
+class Leaving(ToySpace):
+    """Ends the program while it builds."""
+
+    def build(self, architecture: ToyArchitecture, in_channels: int, num_classes: int) -> torch.nn.Module:
+        sys.exit(0)
+
+
+def test_a_candidate_that_ends_the_program_ends_itself_alone(request_: EvaluationRequest) -> None:
+    found = evaluate(replace(request_, space=Leaving()))
+    assert found.failure == "crash" and found.failure_reason == "build: SystemExit: 0"

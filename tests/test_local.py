@@ -15,7 +15,7 @@ import torch
 from nas.config.search import TimeoutSettings
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
-from nas.local import LocalEngine, Place
+from nas.local import _GRACE_SECONDS, LocalEngine, Place, _kills_for_memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.slots import MOST_KILLS
@@ -98,6 +98,37 @@ def test_a_hang_ends_at_the_deadline(engine: LocalEngine, stage: str, part: str)
     found = came_to(engine, FaultyArchitecture(4, stage, "hang"))
     assert found.failure == "timeout" and found.failure_reason == f"{stage}: no end within engine.timeout.{part}=4 s"
     assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+def test_a_worker_that_leaves_as_if_all_was_well_is_missed(engine: LocalEngine) -> None:
+    """Long before a deadline, which need not even be."""
+    began_s = time.monotonic()
+    found = came_to(engine, FaultyArchitecture(4, "train", "exit_0"))
+    assert found.failure == "crash" and found.failure_reason == "train: its worker ended by itself"
+    assert time.monotonic() - began_s < 4.0 + _GRACE_SECONDS and _GRACE_SECONDS < 4.0
+    assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+def test_each_command_has_its_own_logs_and_those_of_the_dead_go(tmp_path: Path) -> None:
+    (tmp_path / "worker-0-999999999.log").write_text("of a process that is no more")
+    (tmp_path / f"worker-0-{os.getppid()}.log").write_text("of one that lives")
+    with LocalEngine([Place("cpu")], tmp_path) as made:
+        came_to(made, GOOD)
+        names = {path.name for path in tmp_path.glob("*.log")}
+    assert names == {f"worker-0-{os.getpid()}.log", f"worker-0-{os.getppid()}.log"}
+
+
+@pytest.mark.parametrize(
+    ("line", "folder"),
+    [("0::/user.slice/job_7", "user.slice/job_7"), ("0::/user.slice/job_7", "user.slice"), ("0::/", "."), ("1:cpu:/x", ".")],
+)
+def test_kills_for_memory_are_those_of_the_own_control_group(tmp_path: Path, line: str, folder: str) -> None:
+    (tmp_path / "own").write_text(f"{line}\n")
+    root = tmp_path / "cgroups"
+    (root / folder).mkdir(parents=True)
+    assert _kills_for_memory(root, tmp_path / "own") == 0
+    (root / folder / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    assert _kills_for_memory(root, tmp_path / "own") == 2
 
 
 def test_whose_worker_is_killed_from_outside_is_begun_again_and_not_for_ever(engine: LocalEngine) -> None:

@@ -10,6 +10,7 @@ from html import escape
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.browser import ask, needs_chromium
 from tests.conftest import QUICK
@@ -127,6 +128,16 @@ def test_another_network_first_and_another_file(report: Command) -> None:
     assert code == 0 and "min params" in out and "nas.retrain study=osa_digits 'pick=min params'" in out
     text = Path("elsewhere/page.html").read_text(encoding="utf-8")
     assert text.count("class='half drawing'") == 1 and "1 of the " in text
+
+
+def test_conditions_that_cannot_be_had_here_leave_the_layers_untimed(report: Command) -> None:
+    path = Path("runs/osa_digits/config.yaml")
+    written = yaml.safe_load(path.read_text())
+    written["measure"]["threads"] = 512
+    path.write_text(yaml.safe_dump(written))
+    code, _, err = report("study=osa_digits")
+    assert code == 0, err
+    assert "conditions cannot be had here (measure.threads=512" in Path("runs/osa_digits/report.html").read_text()
 
 
 def test_no_network_keeps_the_constraints(search: Command, workdir: Path) -> None:

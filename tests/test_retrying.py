@@ -132,6 +132,15 @@ def test_a_journal_keeps_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.M
     assert list(journal.read_logs(0)) == [{"op": 1}, {"op": 2}]
 
 
+@pytest.mark.parametrize("left", [b"", b'{"op":1}\n', b'{"op":1}\n{"op":7,"te', b'{"op":7', b'{"op":1}\n' + b"x" * 200_000])
+def test_a_line_that_a_death_cut_off_takes_no_other_with_it(tmp_path: Path, left: bytes) -> None:
+    journal = PatientJournal(str(tmp_path / "log"), "the journal")
+    (tmp_path / "log").write_bytes(left)
+    journal.append_logs([{"op": 2}])
+    whole = [{"op": 1}] if left.startswith(b'{"op":1}\n') else []
+    assert list(PatientJournal(str(tmp_path / "log"), "the journal").read_logs(0)) == [*whole, {"op": 2}]
+
+
 def test_a_spool_keeps_what_is_not_recorded_and_knows_its_study(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "spool", "mine")
     assert spool.take(3) is None

@@ -9,6 +9,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -188,7 +189,13 @@ def _correlation(value: float, resampled: Any, networks: int) -> Correlation | N
     return Correlation(value, float(low), float(high))
 
 
-def verdict(judged: Sequence[Judged]) -> tuple[str, ...]:
+def _agreeing(scores: Sequence[float], full: Sequence[float]) -> float:
+    """Return the share of the pairs that differ in both that both order alike."""
+    pairs = [(a - b) * (x - y) for (a, x), (b, y) in combinations(zip(scores, full, strict=True), 2)]
+    return sum(pair > 0 for pair in pairs) / max(1, sum(pair != 0 for pair in pairs))
+
+
+def verdict(judged: Sequence[Judged], full: Sequence[float]) -> tuple[str, ...]:
     """Return, one sentence each, how far the search's order holds and what would rank better at which cost."""
     first = judged[0]
     if first.kendall is None:
@@ -196,7 +203,8 @@ def verdict(judged: Sequence[Judged]) -> tuple[str, ...]:
     tau = first.kendall
     sentences = [
         f"The brief order agrees with the full one at Kendall τ {tau.value:.2f} (95 % interval {tau.low:.2f} to {tau.high:.2f}): "
-        f"of two networks the brief training puts the better one first in {(1 + tau.value) / 2:.0%} of the pairs that differ; "
+        f"of two networks the brief training puts the better one first in {_agreeing(first.proxy.scores, full):.0%} of the pairs "
+        "that differ in both; "
         f"taking its first costs {100 * first.regret:.2f} points."
     ]
     for cost, what in ((1.0, "At equal cost"), (None, "At a higher cost")):

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from nas.errors import InputError
-from nas.train.data import DataRequest, indexed, load_bundle
+from nas.train.data import DataBundle, DataRequest, indexed, load_bundle
 from nas.train.recipe import TrainingDiverged, ieee_fp32, place
 from nas.train.settings import FullSettings, NumericFormat, TrainSettings
 
@@ -119,7 +119,7 @@ def fit_full(
     device = indexed(device)
     _check_devices(settings, device)
     bundle = load_bundle(request, device)
-    digest = _identity(model, f"{bundle.fingerprint}/{bundle.split_digest}", settings, numeric, seed, on)
+    digest = _identity(model, bundle, settings, numeric, seed, on)
     found = newest_checkpoint(checkpoints, digest)
     done = 0 if found is None else int(found[1]["full"]["epochs"])
     with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []), ieee_fp32():
@@ -164,6 +164,8 @@ def newest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[Path, 
         except Exception as error:  # noqa: BLE001 - a damaged file may break a reader in any way, and an older one may do
             damaged.append(f"{path} ({(str(error) or type(error).__name__).splitlines()[0][:100]})")
             continue
+        # An older checkpoint does not say how its images were augmented.
+        theirs.setdefault("augmentation", identity.get("augmentation"))
         if other := [key for key in identity if theirs.get(key) != identity[key]]:
             key = other[0]
             raise InputError(
@@ -176,12 +178,15 @@ def newest_checkpoint(folder: Path, identity: Mapping[str, Any]) -> tuple[Path, 
     return None
 
 
-def _identity(model: nn.Module, data: str, settings: FullSettings, numeric: NumericFormat, seed: int, on: Part) -> dict[str, Any]:
+def _identity(
+    model: nn.Module, bundle: DataBundle, settings: FullSettings, numeric: NumericFormat, seed: int, on: Part
+) -> dict[str, Any]:
     """Return what must be the same for a resumed training to be the one that was stopped."""
     names = "\n".join(f"{name} {tuple(tensor.shape)}" for name, tensor in model.state_dict().items())
     return {
         "network": hashlib.sha256(names.encode()).hexdigest()[:16],
-        "data": data,
+        "data": f"{bundle.fingerprint}/{bundle.split_digest}",
+        "augmentation": [bundle.settings.crop_padding, bundle.settings.flip],
         "on": on,
         "seed": seed,
         **dataclasses.asdict(settings),

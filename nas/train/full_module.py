@@ -105,7 +105,9 @@ class FullModule(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = rate
         x, y = batch
-        mixed = augmented(x, y, self._settings, self._seed, self.epoch, index, self.trainer.global_rank)
+        # In the images' own precision: autocast would round where each pixel comes from, and on a CPU refuses to.
+        with torch.autocast(x.device.type, enabled=False):
+            mixed = augmented(x, y, self._settings, self._seed, self.epoch, index, self.trainer.global_rank)
         logits = self.model(mixed.x.contiguous(memory_format=MEMORY_FORMATS[self._numeric.memory_format]))
         loss = mixed_loss(logits.float(), mixed, self._settings.label_smoothing)
         assert self._loss_sum is not None

@@ -14,6 +14,7 @@ from scipy import stats
 from nas.analyse.ranking import (
     AuditResult,
     Proxy,
+    _agreeing,
     _kendalls,
     _spearmans,
     audit_figures,
@@ -82,7 +83,7 @@ def result(full: tuple[float, ...], **scores: tuple[float, ...]) -> AuditResult:
     judged = judge(proxies, full)
     names = tuple(str(number) for number in range(len(full)))
     return AuditResult(
-        names, full, tuple(0.01 for _ in full), judged, (("9", "diverged"),), verdict(judged), (("device", "cpu"),)
+        names, full, tuple(0.01 for _ in full), judged, (("9", "diverged"),), verdict(judged, full), (("device", "cpu"),)
     )
 
 
@@ -116,3 +117,9 @@ def test_too_few_networks_are_said() -> None:
     assert few.judged[0].kendall is None and "Too few networks" in few.told[0]
     assert [figure.plot is None for figure in audit_figures(few)] == [False, True]
     assert all(figure.plot is not None for figure in audit_figures(result(FULL, brief=FULL)))
+
+
+def test_ties_are_no_pairs_that_differ() -> None:
+    # Of three pairs one is tied in the brief order; of the two others one is ordered alike.
+    assert _agreeing((1.0, 1.0, 2.0), (0.1, 0.3, 0.2)) == 0.5
+    assert _agreeing((1.0, 1.0), (0.1, 0.3)) == 0.0

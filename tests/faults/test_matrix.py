@@ -110,11 +110,11 @@ def test_a_fault_in_a_worker(
 
 TELLER = """
 import json, os, signal, sys, time
-from nas import study
+from nas import verdict
 from nas.cli import run_command
 from nas.search import main
 
-whole, fault, left = study.Study._finish, sys.argv.pop(1), [1]
+whole, fault, left = verdict.Verdict.tell, sys.argv.pop(1), [1]
 
 def finish(self, trial):
     if trial.params["width"] == {faulty} and left[0] and fault != "none":
@@ -128,7 +128,7 @@ def finish(self, trial):
         raise {{"exception": RuntimeError, "out_of_memory": MemoryError, "nan": ValueError}}[fault]("injected")
     return whole(self, trial)
 
-study.Study._finish = finish
+verdict.Verdict.tell = finish
 run_command(main)
 """
 

@@ -45,3 +45,9 @@ def test_a_system_that_does_not_tell(stat: Path) -> None:
     assert now.others_cpus(now, 1.0) is None
     stat.write_text("cpu1 1 2 3 4\n")
     assert CpuLoad.now().busy_s is None
+
+
+def test_a_package_has_more_cpus_than_this_process_may_use(stat: Path) -> None:
+    stat.write_text("cpu  90 0 0 0 0 0 0 0\ncpu0 100 0 0 900 0 0 0 0\ncpu1 700 0 0 300 0 0 0 0\n\nintr 5 4\n")
+    assert CpuLoad.now().busy_s == pytest.approx(1.0)
+    assert CpuLoad.now(everywhere=True).busy_s == pytest.approx(8.0)

@@ -130,6 +130,19 @@ def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path, changes: di
         train(tmp_path, **changes)
 
 
+def test_other_augmentation_is_another_training(tmp_path: Path) -> None:
+    train(tmp_path)
+    other = dataclasses.replace(REQUEST, settings=dataclasses.replace(REQUEST.settings, crop_padding=2))
+    with pytest.raises(InputError, match="was made with augmentation="):
+        fit_full(network(), other, QUICK, FP32, "cpu", 3, on="train+validation", checkpoints=tmp_path)
+
+
+def test_it_trains_in_bf16_on_a_cpu_too() -> None:
+    settings = dataclasses.replace(QUICK, epochs=1, cutmix_alpha=1.0, randaugment_ops=2)
+    result = fit_full(network(), REQUEST, settings, NumericFormat("bf16", "contiguous"), "cpu", 3, on="train", checkpoints=None)
+    assert math.isfinite(result.train_loss[0])
+
+
 def test_training_on_the_training_part_leaves_the_validation_part_out() -> None:
     bundle = load_bundle(REQUEST, "cpu")
     assert bundle.train_batches(256, 0, 0).images == 1150 // 5 * 5

@@ -40,6 +40,7 @@ def spending(population: Population) -> Spending:
     counts = dict.fromkeys(groups, 0)
     front = {outcome.name for outcome in population.front}
     allowed = {outcome.name for outcome in population.feasible}
+    measured = {outcome.name: float(outcome.attributes.get("measure_seconds") or 0.0) for outcome in population.outcomes}
     seen: set[object] = set()
     untimed = 0
     for outcome in population.outcomes:
@@ -61,8 +62,10 @@ def spending(population: Population) -> Spending:
             untimed += 1
             continue
         whole = outcome.ended_at - outcome.started_at
-        measure = float(outcome.attributes.get("measure_seconds") or 0.0)
-        # A training that went on from where another trial had stopped records the seconds of both.
+        # What went on from where another trial had stopped records the seconds of both; what another study knew took none here.
+        before = measured.get(str(outcome.attributes.get("resumed_from")), 0.0)
+        spent_there = whole if isinstance(outcome.attributes.get("reused_from"), str) else before
+        measure = min(whole, max(0.0, float(outcome.attributes.get("measure_seconds") or 0.0) - spent_there))
         train = min(max(0.0, whole - measure), float(outcome.attributes.get("train_seconds") or 0.0))
         for part, spent in zip(_PARTS, (train, measure, max(0.0, whole - train - measure)), strict=True):
             seconds[group][part] += spent

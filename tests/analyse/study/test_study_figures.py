@@ -245,6 +245,18 @@ def test_all_time_is_accounted_for() -> None:
     assert found.seconds["on the front"] == {"training": 2.0, "counting and measuring": 1.0, "building, waiting, recording": 1.0}
 
 
+def test_what_was_measured_before_a_training_went_on_is_not_counted_twice() -> None:
+    outcomes = [
+        outcome(0, 0.2, 1.0, "pruned", stopped_at=1, measure_seconds=3.0, train_seconds=1.0),
+        outcome(1, 0.9, 1.0, resumed_from=0, measure_seconds=3.5, train_seconds=4.0),
+        outcome(2, 0.8, 0.5, reused_from="elsewhere/7", measure_seconds=50.0, train_seconds=0.0),
+    ]
+    found = spending(population(outcomes))
+    whole = {part: sum(parts[part] for parts in found.seconds.values()) for part in found.seconds["stopped early"]}
+    assert whole["counting and measuring"] == pytest.approx(3.0 + 0.5)
+    assert sum(whole.values()) == pytest.approx(3 * 4)
+
+
 def test_kinds_and_figures() -> None:
     found = population(
         [outcome(0, 0.9, 2.0), outcome(1, 0.5, 4.0), outcome(2, 0.9, 2.01), outcome(3, 0.99, 90.0)], {"latency_ms": 50.0}
