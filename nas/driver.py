@@ -6,6 +6,7 @@ Where a scheduler may stop trainings early, a candidate is evaluated in stretche
 from __future__ import annotations
 
 import contextlib
+import errno
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -25,6 +26,8 @@ MOST_FAILURES = 10
 """Candidates in a row that fail in one way before a search gives up: the rest would burn the budget."""
 
 _LOOK_SECONDS = 0.5
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _REMEDIES = {
     "out_of_memory": "Lower train.batch_size, measure.batch_size or train.packing, or narrow the space.",
@@ -156,11 +159,13 @@ def run(
     except (Interrupted, InputError, RunError):
         give_up()
         raise
-    except OSError as error:  # a full disk, a folder that is gone: whatever ended is kept as far as it can be
-        with contextlib.suppress(OSError):
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        with contextlib.suppress(OSError):  # whatever ended is kept as far as it can be
             give_up()
         where = error.filename or "the run folder"
-        raise RunError(f"{where} cannot be written ({error.strerror or error}): make room; the same command goes on.") from error
+        raise RunError(f"{where} cannot be written ({error.strerror}): make room there; the same command goes on.") from error
 
 
 class _Streak:

@@ -190,6 +190,7 @@ class _Slot:
         """Let the worker evaluate; never waits for it."""
         self._number += 1
         self.part, self.since_s, self._expired, self._lost_s = None, time.monotonic(), None, None
+        self._forget_the_dead()  # it is about to be replaced
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         self._kills_before = _kills_for_memory()
         request = job.request
@@ -221,6 +222,11 @@ class _Slot:
             self._lost_s = time.monotonic()  # what it sent before its end, or how it ended, may be on its way
         elif time.monotonic() - self._lost_s > _GRACE_SECONDS:
             self.expire(f"{self.job.stage}: its worker ended by itself")
+
+    def _forget_the_dead(self) -> None:
+        """The process that takes its place says its own number, on a GPU not before half a minute has passed."""
+        if self._pid is not None and _is_gone(self._pid):
+            self._pid = None
 
     def stop(self) -> None:
         """End the worker for good, whatever it is doing."""
@@ -272,12 +278,14 @@ class _Slot:
         try:
             done = future.result()
         except CancelledError:
+            self._pid = None  # pebble ends the process
             if self._lost_s is not None:
                 self._renew()
             failure: Failure = "timeout" if self._lost_s is None else "crash"
             result = job.failed(failure, self._expired or "it was stopped", self._tail())
             self._ended(self, job, result, False)
         except ProcessExpired as death:
+            self._forget_the_dead()
             code = int(death.exitcode or 0)
             if code == _FORKSERVER_GONE:
                 self._renew()

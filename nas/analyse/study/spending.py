@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import plotly.graph_objects as go
@@ -64,8 +65,9 @@ def spending(population: Population) -> Spending:
         whole = outcome.ended_at - outcome.started_at
         # What went on from where another trial had stopped records the seconds of both; what another study knew took none here.
         before = measured.get(str(outcome.attributes.get("resumed_from")), 0.0)
-        spent_there = whole if isinstance(outcome.attributes.get("reused_from"), str) else before
-        measure = min(whole, max(0.0, float(outcome.attributes.get("measure_seconds") or 0.0) - spent_there))
+        if isinstance(outcome.attributes.get("reused_from"), str):
+            before = math.inf
+        measure = min(whole, max(0.0, measured[outcome.name] - before))
         train = min(max(0.0, whole - measure), float(outcome.attributes.get("train_seconds") or 0.0))
         for part, spent in zip(_PARTS, (train, measure, max(0.0, whole - train - measure)), strict=True):
             seconds[group][part] += spent
