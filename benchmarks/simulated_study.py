@@ -98,7 +98,7 @@ def main() -> None:
     study = Study(storage, plan, prepared.space, prepared.sampler, owner)
     annotator = annotator_of(plan, prepared.run_dir, storage, print)
     annotator.describe()
-    study.before_tell = annotator.before_tell
+    study.verdict.before_tell = annotator.before_tell
     write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
     write_json(prepared.run_dir / "record.json", {**record, "conditions": plan.conditions})
     counted: list[Measurement] = []

@@ -147,6 +147,8 @@ def _known(path: Path, conditions: Mapping[str, Any], overwrite: bool) -> dict[s
         return {}
     kept = read_file(path, json.loads, "begin anew with overwrite=true")
     theirs = kept.pop("conditions", None) if isinstance(kept, dict) else None
+    if isinstance(theirs, dict):  # an older audit does not say how its images were augmented
+        theirs.setdefault("augmentation", conditions["augmentation"])
     if theirs == conditions:
         return dict(kept)
     other = next((key for key in conditions if not isinstance(theirs, dict) or theirs.get(key) != conditions[key]), "conditions")

@@ -76,6 +76,8 @@ class Backup:
         return f"move it away{also}, and copy {self._copy} (of {made:%Y-%m-%d %H:%M}) to its place"
 
     def _copy_database(self, to: Path) -> bool:
+        if not self._file.stat().st_size:
+            return False  # SQLite takes it for a database without tables
         with (
             # Not to be made where it is gone: an empty copy would take the place of a good one.
             contextlib.closing(sqlite3.connect(f"{self._file.resolve().as_uri()}?mode=ro", uri=True, timeout=60)) as source,

@@ -6,7 +6,6 @@ Where a scheduler may stop trainings early, a candidate is evaluated in stretche
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -20,14 +19,13 @@ from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
 from nas.plan import Asked
+from nas.retrying import patiently
 from nas.study import Study
 
 MOST_FAILURES = 10
 """Candidates in a row that fail in one way before a search gives up: the rest would burn the budget."""
 
 _LOOK_SECONDS = 0.5
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 _REMEDIES = {
     "out_of_memory": "Lower train.batch_size, measure.batch_size or train.packing, or narrow the space.",
@@ -101,7 +99,7 @@ def run(
         pending[future] = number, request
 
     def tell(number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
-        observer.evaluated(number, evaluation)
+        patiently(lambda: observer.evaluated(number, evaluation), "the run folder")  # as a full disk is waited for
         outcome = study.tell(number, evaluation, stopped_at)
         observer.told(outcome)
         return outcome
@@ -122,16 +120,18 @@ def run(
         """Tell what has ended and release the rest; while the storage is away, keep what has ended for the next run."""
         for future, (number, request) in pending.items():
             evaluation = future.result() if future.done() and future.exception() is None else None
-            if evaluation is None or not _ended(request, evaluation):
-                if not is_away:
-                    study.release(number)
-            elif is_away:
-                study.keep(number, evaluation)
-            else:
-                try:
+            try:
+                if evaluation is None or not _ended(request, evaluation):
+                    if not is_away:
+                        study.release(number)
+                elif is_away:
+                    with contextlib.suppress(OSError):
+                        observer.evaluated(number, evaluation)
+                        study.keep(number, evaluation)
+                else:
                     tell(number, evaluation)
-                except StorageAwayError:
-                    is_away = True
+            except StorageAwayError:
+                is_away = True
         if not is_away:
             study.release_waiting()
 
@@ -159,13 +159,6 @@ def run(
     except (Interrupted, InputError, RunError):
         give_up()
         raise
-    except OSError as error:
-        if error.errno not in _NO_ROOM:
-            raise
-        with contextlib.suppress(OSError):  # whatever ended is kept as far as it can be
-            give_up()
-        where = error.filename or "the run folder"
-        raise RunError(f"{where} cannot be written ({error.strerror}): make room there; the same command goes on.") from error
 
 
 class _Streak:

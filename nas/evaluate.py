@@ -230,6 +230,8 @@ def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None)
         except InputError:
             raise
         except SystemExit as error:  # a network's own, which would end the search
+            if isinstance(error.__context__, KeyboardInterrupt):  # what Lightning makes of Ctrl-C
+                raise
             evaluation = way.failed("crash", error)
         except Exception as error:  # noqa: BLE001 - any candidate may break in any way, and the search must go on
             evaluation = way.failed(_kind(error), error)

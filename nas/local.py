@@ -156,7 +156,9 @@ class _Slot:
         self._log_begins = 0
         self._kills_before = 0
         self._expired: str | None = None
+        self._failure: Failure = "timeout"
         self._lost_s: float | None = None
+        self._at_work: int | None = None
 
     @property
     def device(self) -> str:
@@ -189,8 +191,8 @@ class _Slot:
     def begin(self, job: Job) -> None:
         """Let the worker evaluate; never waits for it."""
         self._number += 1
-        self.part, self.since_s, self._expired, self._lost_s = None, time.monotonic(), None, None
-        self._forget_the_dead()  # it is about to be replaced
+        self.part, self.since_s, self._expired = None, time.monotonic(), None
+        self._failure, self._lost_s, self._at_work = "timeout", None, None
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         self._kills_before = _kills_for_memory()
         request = job.request
@@ -208,25 +210,20 @@ class _Slot:
         self._future = future
         future.add_done_callback(lambda done: threading.Thread(target=self._take, args=(job, done), daemon=True).start())
 
-    def expire(self, reason: str) -> None:
-        """End the worker's process for a candidate that takes too long."""
+    def expire(self, reason: str, failure: Failure = "timeout") -> None:
+        """End the worker's process for a candidate that takes too long, or whose process is gone."""
         if self._expired is None:
-            self._expired = reason
+            self._expired, self._failure = reason, failure
             self._future.cancel()  # type: ignore[no-untyped-call]
 
     def notice_death(self) -> None:
-        """Give up a job whose worker is gone without a word: pebble knows nothing of one that ended with exit code 0."""
-        if self.job is None or self._pid is None or self._expired is not None or not _is_gone(self._pid):
+        """Give up a job whose worker is gone without a word: pebble replaces one that ended with exit code 0, and tells nobody."""
+        if self.job is None or self._at_work is None or self._expired is not None or not _is_gone(self._at_work):
             self._lost_s = None
         elif self._lost_s is None:
             self._lost_s = time.monotonic()  # what it sent before its end, or how it ended, may be on its way
         elif time.monotonic() - self._lost_s > _GRACE_SECONDS:
-            self.expire(f"{self.job.stage}: its worker ended by itself")
-
-    def _forget_the_dead(self) -> None:
-        """The process that takes its place says its own number, on a GPU not before half a minute has passed."""
-        if self._pid is not None and _is_gone(self._pid):
-            self._pid = None
+            self.expire(f"{self.job.stage}: its worker ended by itself", "crash")
 
     def stop(self) -> None:
         """End the worker for good, whatever it is doing."""
@@ -267,6 +264,7 @@ class _Slot:
                     continue
                 job = self.job
                 if job is not None and int(number) == self._number:
+                    self._at_work = self._pid  # which a process says before all else
                     job.stage = stage
                     part = _part_of(stage)
                     if part != self.part:
@@ -278,14 +276,11 @@ class _Slot:
         try:
             done = future.result()
         except CancelledError:
-            self._pid = None  # pebble ends the process
-            if self._lost_s is not None:
+            if self._failure == "crash":
                 self._renew()
-            failure: Failure = "timeout" if self._lost_s is None else "crash"
-            result = job.failed(failure, self._expired or "it was stopped", self._tail())
+            result = job.failed(self._failure, self._expired or "it was stopped", self._tail())
             self._ended(self, job, result, False)
         except ProcessExpired as death:
-            self._forget_the_dead()
             code = int(death.exitcode or 0)
             if code == _FORKSERVER_GONE:
                 self._renew()
@@ -342,7 +337,7 @@ def _is_gone(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] in ("Z", "X")
     except OSError:
-        return True
+        return os.path.exists("/proc/self")
 
 
 def _drop_logs_of_the_dead(folder: Path, name: str) -> None:

@@ -50,7 +50,7 @@ class Recorder:
 
     def evaluated(self, number: int, evaluation: Evaluation) -> None:
         """A trial was evaluated and is not told yet: write what it left."""
-        architecture = self._asked.pop(number)
+        architecture = self._asked[number]  # kept until it is told: this is tried again where a disk is full
         if evaluation.measurement is not None:
             write_measurement(self._prepared.run_dir, number, evaluation.measurement.to_dict())
         if evaluation.state is not None:
@@ -60,6 +60,7 @@ class Recorder:
 
     def told(self, trial: Outcome) -> None:
         """A trial is recorded."""
+        self._asked.pop(trial.number, None)
         if trial.attributes.get("reused_from") is not None and trial.number is not None:
             architecture = self._prepared.space.from_dict(json.loads(trial.attributes["architecture"]))
             write_architecture(self._prepared.run_dir, trial.number, to_yaml(architecture))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from nas.drawing import curve_svg, diagram_svg
 from nas.errors import InputError, RunError
 from nas.files import write_csv, write_json, write_text
 from nas.found import read_file
-from nas.measure.device import resolve_conditions, resolve_device
+from nas.measure.device import fed_cpus, resolve_conditions, resolve_device
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
 from nas.measure.measurement import Measurement, Measuring
 from nas.measure.settings import MeasureConditions
@@ -145,7 +144,7 @@ def _conditions(
         follow += _LIKE_THE_SEARCH
     changes = {key: theirs[key] for key in follow if f"measure.{key}" not in given}
     if changes.get("threads") is not None:  # fewer CPUs are another device, which is allowed and labelled
-        changes["threads"] = min(changes["threads"], len(os.sched_getaffinity(0)))
+        changes["threads"] = min(changes["threads"], fed_cpus())
     conditions = resolve_conditions(dataclasses.replace(config.measure, **changes), device)
     print_of_device = fingerprint(device, conditions.threads)
     return conditions, print_of_device, print_of_device.identity() == run.record["conditions"]["device"]

@@ -23,6 +23,7 @@ from nas.history import RUNG, WAITS, History
 from nas.outcomes import UNCOUNTED, Outcome
 from nas.owner import TrialOwner
 from nas.plan import Asked, Known, StudyPlan
+from nas.retrying import patiently
 from nas.scheduler import Scheduler
 from nas.spool import Spool
 from nas.storage import Storage
@@ -231,7 +232,7 @@ class Study:
             stopped_at: The epoch after which it was stopped early.
         """
         trial = self._running.pop(number)
-        self.keep(number, evaluation, stopped_at)
+        patiently(lambda: self.keep(number, evaluation, stopped_at), "the run folder")
         try:
             with self._storage.together():
                 attributes = self._told(evaluation, stopped_at)
@@ -389,6 +390,7 @@ class Study:
     def _suggest(self, trial: optuna.Trial) -> Architecture | None:
         if "outcome" in trial.user_attrs:
             self.verdict.tell(trial)
+            self._recorded.append(trial.number)
             return None
         if trial.user_attrs["attempt"] > MOST_ATTEMPTS:
             trial.set_user_attr("failure", "crash")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -111,11 +112,13 @@ def test_a_worker_that_leaves_as_if_all_was_well_is_missed(engine: LocalEngine) 
 
 def test_each_command_has_its_own_logs_and_those_of_the_dead_go(tmp_path: Path) -> None:
     (tmp_path / "worker-0-999999999.log").write_text("of a process that is no more")
-    (tmp_path / f"worker-0-{os.getppid()}.log").write_text("of one that lives")
-    with LocalEngine([Place("cpu")], tmp_path) as made:
-        came_to(made, GOOD)
-        names = {path.name for path in tmp_path.glob("*.log")}
-    assert names == {f"worker-0-{os.getpid()}.log", f"worker-0-{os.getppid()}.log"}
+    with subprocess.Popen(["sleep", "600"]) as other:
+        (tmp_path / f"worker-0-{other.pid}.log").write_text("of one that lives")
+        with LocalEngine([Place("cpu")], tmp_path) as made:
+            came_to(made, GOOD)
+            names = {path.name for path in tmp_path.glob("*.log")}
+        other.kill()
+    assert names == {f"worker-0-{os.getpid()}.log", f"worker-0-{other.pid}.log"}
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def test_a_sensor_that_is_missing_drops_the_objective(search: Search, workdir: P
     from nas import grounds
 
     real = grounds.unavailable
-    monkeypatch.setattr(grounds, "unavailable", lambda name, device: "no meter" if name == "energy_j" else real(name, device))
+    monkeypatch.setattr(grounds, "unavailable", lambda name, *how: "no meter" if name == "energy_j" else real(name, *how))
     code, out, _ = search("conf=osa_digits", *QUICK, "study.trials=1")
     assert code == 0 and "objective energy_j is dropped: no meter" in out
     study = loaded(workdir / "runs" / "osa_digits")

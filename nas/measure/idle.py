@@ -63,8 +63,9 @@ def idle_power(device: torch.device, sensors: Sensors) -> Idle:
         with Watch.open(device, everywhere=True) as watch:
             known = _first(sensors)
             shared = sensors.check(watch.summary())
-        if shared and device.type == "cpu":
-            known = replace(known, power_w=None, reason=f"while the device was meant to rest, {'; '.join(shared)}")
+        if shared and device.type == "cpu" and known.power_w is not None:
+            # Not to be known for long: the next candidate may find it at rest.
+            return replace(known, power_w=None, reason=f"while the device was meant to rest, {'; '.join(shared)}")
         _known[str(device)] = known
     return known
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from nas.measure import idle
+from nas.measure import idle, watch
 from nas.measure.record import SensorError
 from nas.measure.sensor import Sensor, Sensors
 
@@ -41,7 +41,20 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     monkeypatch.setattr(idle, "time", SimpleNamespace(monotonic=room.clock, sleep=room.sleep))
     monkeypatch.setattr(idle, "_known", {})
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(watch, "open_gpu", refused)
     return room
+
+
+def refused(device: torch.device) -> object:
+    raise SensorError("no board is looked at here")
+
+
+def test_a_load_meanwhile_is_no_idle_and_is_not_kept(room: Room) -> None:
+    told = iter([("others kept 1.0 CPUs busy",), ()])
+    sensors = Sensors(room.sensors().working, check=lambda watched: next(told))
+    found = idle.idle_power(CPU, sensors)
+    assert (found.power_w, found.reason) == (None, "while the device was meant to rest, others kept 1.0 CPUs busy")
+    assert idle.idle_power(CPU, sensors).power_w == pytest.approx(70)
 
 
 def test_device_at_rest_takes_three_seconds(room: Room) -> None:
