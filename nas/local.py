@@ -217,7 +217,7 @@ class _Slot:
             self._future.cancel()  # type: ignore[no-untyped-call]
 
     def notice_death(self) -> None:
-        """Give up a job whose worker is gone without a word: pebble replaces one that ended with exit code 0, and tells nobody."""
+        """Give up a job whose worker is gone: one that ended with exit code 0 pebble replaces and tells nobody."""
         if self.job is None or self._at_work is None or self._expired is not None or not _is_gone(self._at_work):
             self._lost_s = None
         elif self._lost_s is None:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 from nas import driver
 from nas.driver import MOST_FAILURES, run
 from nas.engine import OnStage
-from nas.errors import InputError, RunError
+from nas.errors import InputError, RunError, StorageAwayError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
 from nas.history import History
 from nas.interrupt import InterruptGate
@@ -28,11 +28,13 @@ from nas.measure.settings import MeasureSettings
 from nas.outcomes import Outcome
 from nas.plan import Asked, Known, StudyPlan
 from nas.scheduler import Mark, MoAsha, Scheduler, default_rungs, make_scheduler
+from nas.spool import Spool
 from nas.storage import memory_storage
 from nas.study import MOST_REPEATS
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings
+from nas.verdict import Verdict
 from tests.test_study import PLAN, Run, sampler
 from tests.toy import ToyArchitecture, ToySpace, toy_evaluation
 
@@ -459,3 +461,32 @@ def test_a_full_study_waits_until_it_is_known_who_lives(
     run(here.study, ToyEngine(), lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
     assert [trial.state for trial in here.study.trials] == [TrialState.COMPLETE] * 3
     assert here.study.trials[asked.number].user_attrs["attempt"] == 2
+
+
+def test_what_has_ended_is_kept_while_the_storage_is_away(
+    tmp_path: Path, request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Three(ToyEngine):
+        capacity = 3
+
+    def go(engine: ToyEngine) -> Run:
+        opened = Run(tmp_path, plan=replace(PLAN, trials=6), spool=Spool(tmp_path / "spool", PLAN.name))
+        try:
+            watcher, gate = Watcher(), InterruptGate()
+            run(opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), watcher, gate)
+        finally:
+            opened.die()
+        return opened
+
+    def away(*_: object) -> None:
+        raise StorageAwayError("study.storage was away for 600 s")
+
+    with monkeypatch.context() as patch, pytest.raises(StorageAwayError):
+        patch.setattr(Verdict, "tell", away)
+        go(Three())
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == ["0.json", "1.json", "2.json"]
+    second = Three()
+    opened = go(second)
+    assert [number for number, _, _ in second.requests] == [3, 4, 5], "what had ended is told and not evaluated again"
+    assert [trial.state for trial in opened.study.trials] == [TrialState.COMPLETE] * 6
+    assert not list((tmp_path / "spool").iterdir())
