@@ -9,10 +9,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,9 +216,21 @@ class Traced:
 Value = Callable[[Point], tuple[float, float]]
 
 
-def as_measured(point: Point) -> tuple[float, float]:
-    """Return a network's objectives as its search measured them, minimised."""
-    return point.values
+def as_measured(searched: Iterable[Searched]) -> dict[str, tuple[float, float]]:
+    """Return each network's objectives, minimised, as the searches measured them: medians over all that did."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for one in searched:
+        for point in one.first:
+            found.setdefault(point.architecture_id, []).append(point.values)
+    return {
+        name: (statistics.median(v[0] for v in values), statistics.median(v[1] for v in values)) for name, values in found.items()
+    }
+
+
+def agreement(searched: Iterable[Searched], table: Table) -> float:
+    """Return the share of the networks whose accuracy came out as in the table: of one machine's trainings it is all."""
+    same = [abs(point.values[0] + table.rows[point.architecture_id].top1[-1]) < 1e-6 for one in searched for point in one.first]
+    return sum(same) / max(1, len(same))
 
 
 def by_table(table: Table, value: Callable[[Row], tuple[float, float]]) -> Value:

@@ -184,8 +184,17 @@ def test_a_front_is_judged_by_what_was_measured_and_by_other_seeds(
     assert value(points[0]) == (pytest.approx(-0.35), 6.0) and value(points[1]) == (pytest.approx(-0.15), 1.0)
     searched = searching.Searched(9.0, points, 0, 0)
     measure = yardstick.Yardstick.of(np.array([[-1.0, 0.0], [0.0, 10.0]]))
-    measured = searching.all_trained(searched, measure, searching.as_measured)
+    found = searching.as_measured([searched])
+    measured = searching.all_trained(searched, measure, lambda point: found[point.architecture_id])
     assert measured.steps == ((3.0, pytest.approx(0.2 * 0.4)), (5.0, pytest.approx(0.9 * 0.9))) and measured.budget_s == 9.0
+    # Of what several searches measured the medians count, so that no search's luck with a timing makes a better network.
+    again = [searching.Searched(9.0, (searching.Point(1.0, small, (-0.8, latency_ms)),), 0, 0) for latency_ms in (3.0, 5.0)]
+    assert searching.as_measured([searched, *again])[small] == (-0.8, 3.0)
+    assert searching.agreement([searched], table) == 0.0
+    assert (
+        searching.agreement([searching.Searched(9.0, (searching.Point(1.0, small, (-rows[0].top1[-1], 7.0)),), 0, 0)], table)
+        == 1.0
+    )
     trained = searching.all_trained(searched, measure, value)
     assert trained.steps[0] == (3.0, pytest.approx(0.35 * 0.4)) and trained.final == pytest.approx(0.15 * 0.9 + 0.2 * 0.4)
     own = searching.own_front(searched, measure, value)
