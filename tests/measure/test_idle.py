@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +46,9 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Room:
     return room
 
 
-def refused(device: torch.device) -> object:
+@contextmanager
+def refused(device: torch.device) -> Iterator[None]:
+    yield from ()
     raise SensorError("no board is looked at here")
 
 
