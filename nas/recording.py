@@ -60,7 +60,8 @@ class Recorder:
 
     def told(self, trial: Outcome) -> None:
         """A trial is recorded."""
-        self._asked.pop(trial.number, None)
+        if trial.number is not None:
+            self._asked.pop(trial.number, None)
         if trial.attributes.get("reused_from") is not None and trial.number is not None:
             architecture = self._prepared.space.from_dict(json.loads(trial.attributes["architecture"]))
             write_architecture(self._prepared.run_dir, trial.number, to_yaml(architecture))
