@@ -216,7 +216,7 @@ def test_real_methods_go_by_turns(
 
     def search(name: str, seed: int, trials: int, seconds: float | None, folder: Path) -> object:
         asked.append((name, seed, seconds))
-        values = [(-0.9 - 0.01 * seed, 1.0 + n) for n in range(3)]
+        values = [(-0.9 - 0.01 * seed - 0.02 * n, 1.0 + n) for n in range(3)]
         points = tuple(searching.Point(10.0 * n + 5, names[n], value) for n, value in enumerate(values))
         return searching.Searched(100.0 if name == "naive" else seconds or 0.0, points, 0, 0)
 
