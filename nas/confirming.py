@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from nas.analyse.study.population import Population
@@ -41,7 +41,7 @@ def confirm(
     observer: SeedObserver,
     gate: InterruptGate,
 ) -> None:
-    """Train every contender with further seeds; after each round only those go on that are contenders still.
+    """Train every contender with further seeds; after each round only those go on that are contenders then.
 
     Args:
         study: Its trials have ended.
@@ -55,16 +55,29 @@ def confirm(
     Raises:
         Interrupted: If the gate was asked to stop; what was recorded is not trained again.
     """
-    for round_ in range(1, seeds + 1):
-        seed = study.plan.seed + round_
-        for network in contenders(study, validation_images):
-            assert network.number is not None
-            if seed in study.beside.seeds(network.number):
-                continue
+    wanted = range(study.plan.seed + 1, study.plan.seed + 1 + seeds)
+    while due := _due(study, wanted, validation_images):
+        for network, number, seed in due:
+            if seed in study.beside.seeds(number):
+                continue  # by another process, meanwhile
             with gate.interruptible():
                 evaluation = engine.submit(-1, request_for(network, seed), _under(network.name, observer)).result()
-            study.beside.record_seed(network.number, seed, evaluation)
+            study.beside.record_seed(number, seed, evaluation)
             observer.seed_told(network, seed, evaluation)
+
+
+def _due(study: Study, wanted: Sequence[int], validation_images: int | None) -> list[tuple[Outcome, int, int]]:
+    """Return each contender that lacks a seed, its number and the first seed that it lacks.
+
+    None lacks one in the end: a network that only others' means have brought to the front is confirmed like these.
+    """
+    found = []
+    for network in contenders(study, validation_images):
+        assert network.number is not None
+        known = study.beside.seeds(network.number)
+        if (lacking := next((seed for seed in wanted if seed not in known), None)) is not None:
+            found.append((network, network.number, lacking))
+    return found
 
 
 def _under(name: str, observer: SeedObserver) -> OnStage:

@@ -10,10 +10,11 @@ from rich.console import Console
 
 from nas.analyse.confidence import front_probabilities
 from nas.analyse.question import Answer
+from nas.analyse.spread import source
 from nas.analyse.study.population import Population
 from nas.analyse.telling import ABOUT, answer_lines, asked
 from nas.analyse.tradeoffs import minimised
-from nas.outcomes import Domination, Outcome
+from nas.outcomes import ANEW, Domination, Outcome
 from nas.tables import front_table, show_gains
 
 _MOST_FAILURES = 5
@@ -26,7 +27,8 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
         outcomes: The trials that ended.
         epochs: Of a whole training.
     """
-    trained = [outcome for outcome in outcomes if outcome.attributes.get("train_seconds") and outcome.state != "repeated"]
+    # What is known from another study, whose trial reused_from names by text, was trained there.
+    trained = [o for o in outcomes if o.attributes.get("train_seconds") and o.attributes.get("reused_from") is None]
     gated = [outcome for outcome in outcomes if outcome.state == "pruned" and outcome.attributes.get("gated_by")]
     if gated:
         reasons = Counter(name for outcome in gated for name in outcome.attributes["gated_by"])
@@ -35,14 +37,16 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
         if trained:
             seconds = statistics.median(float(outcome.attributes["train_seconds"]) for outcome in trained)
             usual = f"; a training took {seconds:.3g} s in the median"
-        yield f"gate: {len(gated)} candidates missed a bound and were not trained ({by}){usual}"
+        late = sum(bool(outcome.attributes.get("fidelity")) for outcome in gated)
+        some = f", {late} of them after some epochs, when they were timed in full" if late else ""
+        yield f"gate: {len(gated)} candidates missed a bound and were not trained ({by}){some}{usual}"
     stopped = [outcome for outcome in outcomes if outcome.state == "pruned" and outcome.attributes.get("stopped_at") is not None]
     if stopped:
         resumed = sum(outcome.attributes.get("resumed_from") is not None for outcome in outcomes)
         after = Counter(int(outcome.attributes["stopped_at"]) for outcome in stopped)
         at = ", ".join(f"{count} after {epoch}" for epoch, count in sorted(after.items()))
         # A training that went on counts where it ended, and not also where it was stopped before.
-        begun = {outcome.attributes.get("resumed_from") for outcome in outcomes}
+        begun = {outcome.attributes.get("resumed_from") for outcome in outcomes if not outcome.attributes.get(ANEW)}
         done = sum(int(outcome.attributes["fidelity"]) for outcome in trained if outcome.number not in begun)
         whole = epochs * sum(outcome.number not in begun for outcome in trained)
         later = f", {resumed} of them went on later" if resumed else ""
@@ -55,7 +59,8 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
 
 def confidence(population: Population) -> dict[str, float]:
     """Return for each network of the front the probability that it belongs there, given the spread of what was measured."""
-    chances = front_probabilities(minimised(population.feasible, population.objectives), population.noise(population.feasible))
+    values, noise = minimised(population.feasible, population.objectives), population.noise(population.feasible)
+    chances = front_probabilities(values, noise, [source(metric.name) for metric in population.objectives])
     known = {outcome.name: float(chance) for outcome, chance in zip(population.feasible, chances, strict=True)}
     return {outcome.name: known[outcome.name] for outcome in population.front}
 

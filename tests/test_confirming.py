@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from nas.analyse.spread import spread
+from nas.analyse.spread import share_error, spread
 from nas.analyse.study.population import Population
 from nas.beside import with_seeds
 from nas.confirming import confirm, contenders
@@ -125,6 +125,22 @@ def test_a_seed_that_fails_is_kept_and_changes_no_mean(searched: Run, request_: 
     assert all(outcome.attributes["seeds"] == [7] for outcome in study.finished)
 
 
+def test_the_error_of_a_share_is_never_none() -> None:
+    for images in (10, 287, 10_000):
+        assert share_error(1.0, images) == pytest.approx(share_error(0.0, images)) and share_error(0.0, images) > 0
+        # Of all right, 1 - 0.5^(1/n) is what is wrong with even odds: no less is one standard error.
+        assert share_error(1.0, images) > 1 - 0.5 ** (1 / images)
+        assert share_error(0.5, images) == pytest.approx(0.5 / math.sqrt(images), rel=2.1 / images)
+
+
+def test_no_contender_is_left_with_one_seed(searched: Run, request_: EvaluationRequest) -> None:
+    """Who comes to the front because the others' means fell is confirmed as they were."""
+    study = searched.study
+    confirm(study, SeedEngine(), again(request_, searched), 2, IMAGES, Seen(), InterruptGate())
+    for outcome in contenders(study, IMAGES):
+        assert outcome.attributes["seeds"] == [7, 8, 9]
+
+
 def test_means_and_pooled_noise_are_numpys() -> None:
     outcomes = [complete(0, 0.90, 1.0), complete(1, 0.80, 2.0), complete(2, 0.5, 3.0)]
     attributes = {
@@ -140,9 +156,9 @@ def test_means_and_pooled_noise_are_numpys() -> None:
     assert found[2].attributes["top1"] == 0.5
     assert all(outcome.attributes["top1_seed_sd"] == pytest.approx(pooled) for outcome in found)
     # One seed carries the whole noise of a seed, three a third of its variance, beside that of the images.
-    assert spread(found[2].attributes, "top1", IMAGES) == pytest.approx(math.sqrt(0.25 / IMAGES + pooled**2))
-    top1 = float(np.mean(a))
-    assert spread(found[0].attributes, "top1", IMAGES) == pytest.approx(math.sqrt(top1 * (1 - top1) / IMAGES + pooled**2 / 3))
+    assert spread(found[2].attributes, "top1", IMAGES) == pytest.approx(math.hypot(share_error(0.5, IMAGES), pooled))
+    wanted = math.sqrt(share_error(float(np.mean(a)), IMAGES) ** 2 + pooled**2 / 3)
+    assert spread(found[0].attributes, "top1", IMAGES) == pytest.approx(wanted)
     assert with_seeds(outcomes, {"other": 3}) == outcomes
     assert outcomes[0].attributes["top1"] == 0.90  # what a trial recorded stays
 

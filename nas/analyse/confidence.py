@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
-from scipy.stats import norm
 
 from nas.analyse.front import Array, non_dominated
 
@@ -11,42 +12,36 @@ _DRAWS = 2000
 _BATCH = 250
 
 
-def dominance_probability(values: Array, noise: Array, better: int, worse: int) -> float:
-    """Return the probability that one network is better than another in every objective.
+def front_probabilities(
+    values: Array, noise: Array, sources: Sequence[str] | None = None, draws: int = _DRAWS, seed: int = 0
+) -> Array:
+    """Return for each network the probability that it is on the front of the true values, shape (n,).
 
-    The true values are taken as normal around the measured ones with the noise as standard deviation, independent of one
-    another. Where neither of two equal values has noise the first is no worse.
+    By drawing: the share of ``draws`` in which no other network dominates it; its standard error is at most
+    ``0.5 / sqrt(draws)``. True values are taken as normal around the measured ones, with the noise as standard deviation.
 
     Args:
         values: Shape (n, m).
         noise: Likewise, 0 or more.
-        better: Row of the one.
-        worse: Row of the other.
-    """
-    gain = values[worse] - values[better]
-    spread = np.hypot(noise[worse], noise[better])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        sure = np.where(spread > 0, norm.cdf(gain / spread), (gain >= 0).astype(float))
-    return float(np.prod(sure))
-
-
-def front_probabilities(values: Array, noise: Array, draws: int = _DRAWS, seed: int = 0) -> Array:
-    """Return for each network the probability that it is on the front of the true values, shape (n,).
-
-    By drawing: the share of ``draws`` in which no other network dominates it, with true values as in
-    ``dominance_probability``; its standard error is at most ``0.5 / sqrt(draws)``.
+        sources: What each objective is computed from, m names: objectives of one source are off together and in the same
+            sense; all others, and networks, independently. Each is a source of its own, if not given.
+        draws: How many.
+        seed: Of the draws.
     """
     if not len(values):
         return np.zeros(0)
     if not noise.any():
         return non_dominated(values).astype(np.float64)
+    names = [str(place) for place in range(values.shape[1])] if sources is None else list(sources)
+    distinct = list(dict.fromkeys(names))
+    source_of = [distinct.index(name) for name in names]
     generator = np.random.default_rng(seed)
     kept = _contenders(values, noise)
     best, spread = values[kept], noise[kept]
     hits = np.zeros(len(best))
     for done in range(0, draws, _BATCH):
-        drawn = best + spread * generator.standard_normal((min(_BATCH, draws - done), *best.shape))
-        for sample in drawn:
+        off = generator.standard_normal((min(_BATCH, draws - done), len(best), len(distinct)))
+        for sample in best + spread * off[..., source_of]:
             hits += non_dominated(sample)
     found = np.zeros(len(values))
     found[kept] = hits / draws

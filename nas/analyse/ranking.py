@@ -213,7 +213,8 @@ def verdict(judged: Sequence[Judged], full: Sequence[float]) -> tuple[str, ...]:
             continue
         best = max(rivals, key=lambda j: j.kendall.value if j.kendall else -1)
         assert best.kendall is not None
-        sure = best.better is not None and best.better >= 0.975
+        # The best of several is lucky: each of them has its share of the error (Bonferroni).
+        sure = best.better is not None and best.better >= 1 - 0.025 / len(rivals)
         gain = "better by more than chance" if sure else "no better than chance allows"
         if best.kendall.value <= tau.value:
             sentences.append(f"{what} nothing else that was tried ranks better.")

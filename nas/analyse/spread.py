@@ -22,6 +22,22 @@ MEANING = {
 """What the spread of each metric is; others have none."""
 
 
+def source(metric: str) -> str:
+    """Return what a metric's error is that of: metrics of one source are off together, better or worse."""
+    if metric in ACCURACIES:
+        return "the validation images"
+    return "latency_ms" if metric in ("images_per_s", "flops_per_s") else metric
+
+
+def share_error(share: float, images: int) -> float:
+    """Return the standard error of a share of images, never 0: all of a few images right leaves the true share open.
+
+    As if two more had been right and two more wrong (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550).
+    """
+    likely = (share * images + 2) / (images + 4)
+    return math.sqrt(likely * (1 - likely) / (images + 4))
+
+
 def spread(attributes: Mapping[str, Any], metric: str, validation_images: int | None) -> float | None:
     """Return the spread of one metric of one network, in the metric's unit; ``None`` where none is known.
 
@@ -36,8 +52,7 @@ def spread(attributes: Mapping[str, Any], metric: str, validation_images: int | 
     if metric in ACCURACIES:
         seed_noise = _number(attributes.get(f"{metric}{SEED_NOISE}")) or 0.0
         seeds = len(attributes.get("seeds") or (0,))
-        binomial = max(0.0, value * (1 - value)) / validation_images if validation_images else None
-        return None if binomial is None else math.sqrt(binomial + seed_noise**2 / seeds)
+        return math.hypot(share_error(value, validation_images), seed_noise / math.sqrt(seeds)) if validation_images else None
     if metric == "energy_j":
         return _number(attributes.get("energy_uncertainty_j"))
     if metric in ("latency_ms", "images_per_s", "flops_per_s"):

@@ -94,8 +94,9 @@ def told_difference(found: Difference, comparison: Comparison, question: Questio
         return f"{winner} {better(found.metric)} {loser}{at}: {shown_difference(found, turned)}, sure {sure}"
     told = f"{first} against {second}, {shown_difference(found)}"
     if found.verdict == "tie":
-        margin = f"{100 * TIE_POINTS:g} points" if found.scale == "points" else "what two runs of one network may differ by"
-        return f"a tie: {told}, which is within {margin}"
+        counted = METRICS[found.metric].stage == "complexity"  # what is counted comes out the same in every run
+        margin = "too little to matter" if counted else "within what two runs of one network may differ by"
+        return f"a tie: {told}, which is {f'within {100 * TIE_POINTS:g} points' if found.scale == 'points' else margin}"
     ahead, chance = leading(found, comparison)
     return f"open: {told}; {ahead} is ahead with {shown_probability(chance)}, {more_needed(found)}"
 

@@ -134,7 +134,8 @@ def _scored(population: Population) -> list[Outcome]:
 def _settings(choice: Choice, outcomes: Sequence[Outcome]) -> dict[str, list[Outcome]]:
     """Return the networks by the setting of a choice, without those that had it not to make; empty if two are not to be had."""
     having = [(outcome, value) for outcome, value in zip(outcomes, choice.values, strict=True) if choice.name in outcome.params]
-    values = [value for value in choice.ordered if any(value == mine for _, mine in having)]
+    had = {value for _, value in having}
+    values = [value for value in choice.ordered if value in had]
     sets = [[value] for value in values]
     if len(values) > _MOST_SETTINGS:
         if not all(isinstance(value, int | float) for value in values):
@@ -145,7 +146,8 @@ def _settings(choice: Choice, outcomes: Sequence[Outcome]) -> dict[str, list[Out
         sets = [values[:at], values[at:]]
     groups = {}
     for some in sets:
-        members = [outcome for outcome, value in having if value in some]
+        one_of = set(some)
+        members = [outcome for outcome, value in having if value in one_of]
         if len(members) >= _LEAST_NETWORKS:
             words = [value_word(some[0]), *([value_word(some[-1])] if len(some) > 1 else [])]
             groups[" to ".join(words)] = members

@@ -94,6 +94,7 @@ def _add_stair(figure: go.Figure, population: Population, first: Metric, second:
             mode="lines",
             line={"shape": shape, "color": "#999999", "width": 1.5, "dash": "dash"},
             hoverinfo="skip",
+            showlegend=False,
         )
     )
 

@@ -12,6 +12,8 @@ from nas.analyse.study.population import BEATEN, FRONT, INFEASIBLE, TIED, Popula
 from nas.metrics import METRICS, Metric
 
 _MOST_AXES = 11
+_MOST_WORDS = 12
+"""Values of a choice that are written out one by one, evenly spaced; more numbers than these stand at their places on a scale."""
 _COLOURS = {FRONT: "#d55e00", TIED: "#f0a35e", BEATEN: "#7fa9ca", INFEASIBLE: "#b5b5b5"}
 
 
@@ -59,6 +61,9 @@ def parallel_lines(population: Population, important: Sequence[str]) -> Lines | 
         if len(axes) == _MOST_AXES:
             break
         choice = found[name]
+        if len(choice.ordered) > _MOST_WORDS and all(isinstance(value, int | float) for value in choice.ordered):
+            axes.append(_numeric(name, [float(value) for value in choice.values], True))
+            continue
         last = len(choice.ordered) - 1
         words = [("on" if value else "off") if isinstance(value, bool) else str(value) for value in choice.ordered]
         places = tuple(round(code / last, 4) for code in choice.codes.tolist())
@@ -69,14 +74,18 @@ def parallel_lines(population: Population, important: Sequence[str]) -> Lines | 
 
 def _measured(metric: Metric, values: Sequence[float | None]) -> Axis:
     drawn = [None if value is None else value * factor(metric) for value in values]
+    return _numeric(title(metric), drawn, metric.unit != "fraction")
+
+
+def _numeric(label: str, drawn: Sequence[float | None], may_be_logged: bool) -> Axis:
     known = [value for value in drawn if value is not None]
     low, high = min(known), max(known)
-    logged = metric.unit != "fraction" and low > 0 and high / low >= 8
+    logged = may_be_logged and low > 0 and high / low >= 8
     transform = math.log10 if logged else float
     start, span = transform(low), (transform(high) - transform(low)) or 1.0
     places = tuple(None if value is None else round((transform(value) - start) / span, 4) for value in drawn)
     ticks = [tick for tick in (_decades(low, high) if logged else _steps(low, high)) if low <= tick <= high]
-    return Axis(title(metric), places, tuple(((transform(tick) - start) / span, f"{tick:g}") for tick in ticks))
+    return Axis(label, places, tuple(((transform(tick) - start) / span, f"{tick:g}") for tick in ticks))
 
 
 def _decades(low: float, high: float) -> list[float]:
