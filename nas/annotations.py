@@ -20,6 +20,7 @@ from optuna.trial import TrialState
 
 from nas.analyse.spread import spread, validation_images
 from nas.analyse.tradeoffs import violations
+from nas.config.common import study_key
 from nas.drawing import blocks, curve_svg, diagram_svg, short
 from nas.measure.complexity import LayerCost
 from nas.metrics import METRICS, Metric, show
@@ -60,7 +61,7 @@ def annotated(
     name: str, folder: Path, objectives: Sequence[Metric], constraints: Mapping[str, float], data: Mapping[str, Any], device: str
 ) -> Annotated:
     """Return what a study's annotations speak of."""
-    shape = "×".join(map(str, data["input_shape"]))
+    shape, key = "×".join(map(str, data["input_shape"])), study_key(name, folder)
     return Annotated(
         name=name,
         folder=folder,
@@ -70,8 +71,8 @@ def annotated(
         about=(
             f"Measured on {device}; trained briefly on {data['name']} ({shape}), scored on its validation part.",
             "",
-            f"The whole comparison: `python -m nas.report study={name}`. Train one in full: "
-            f"`python -m nas.retrain study={name} pick=knee`, or `trial=<number>`.",
+            f"The whole comparison: `python -m nas.report {key}`. Train one in full: "
+            f"`python -m nas.retrain {key} pick=knee`, or `trial=<number>`.",
         ),
     )
 

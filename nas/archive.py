@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from nas.beside import references_in, with_seeds
 from nas.conditions import check_format
 from nas.errors import InputError, suggestion
-from nas.outcomes import Outcome, State
+from nas.outcomes import TAKEN_AT, Outcome, State
 from nas.storage import Storage
 
 STATES: dict[TrialState, State] = {
@@ -74,7 +74,7 @@ def outcome_of(trial: FrozenTrial) -> Outcome:
         state=_state(trial),
         attributes=trial.user_attrs,
         params=trial.params,
-        started_at=_seconds(trial.datetime_start),
+        started_at=trial.user_attrs.get(TAKEN_AT, _seconds(trial.datetime_start)),
         ended_at=_seconds(trial.datetime_complete),
     )
 

@@ -11,6 +11,7 @@ from typing import Any
 from nas.analyse.judging import repeatability
 from nas.analyse.question import Answer, Question, Value, answer
 from nas.config.search import QuestionSettings, SearchConfig
+from nas.drawn import Drawn, doubts
 from nas.errors import InputError, suggestion
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
@@ -20,9 +21,6 @@ _TRIES = 16
 """Random suggestions in which a factor must be asked for at least once."""
 
 _MOST_VALUES = 4
-_FAIR = ("RandomSampler", "QMCSampler", "GridSampler", "BruteForceSampler")
-"""Samplers that draw without looking at results."""
-
 _ALWAYS = ("latency_ms", "energy_j", "flops_per_s", "mem_access", "params", "flops")
 """What is compared beside the objectives, where it was measured."""
 
@@ -50,6 +48,7 @@ def answer_question(
     outcomes: Sequence[Outcome],
     objectives: Sequence[Metric],
     device: Mapping[str, Any],
+    drawn: Sequence[Drawn],
 ) -> Answer | None:
     """Return the answer to what a configuration asks, ``None`` if it asks nothing.
 
@@ -59,6 +58,7 @@ def answer_question(
         outcomes: Its trials that ended.
         objectives: Those that were measured.
         device: What of the device must agree within the study; its ``kind`` says how well latencies repeat.
+        drawn: By what its networks were drawn.
 
     Raises:
         InputError: As `make_question` does.
@@ -70,26 +70,7 @@ def answer_question(
     held |= {name for same in _SAME if held & same for name in same}
     names = dict.fromkeys([*(metric.name for metric in objectives), *_ALWAYS])
     metrics = [METRICS[name] for name in names if name not in held]
-    return answer(question, outcomes, objectives, metrics, repeatability(device.get("kind")), doubts(config))
-
-
-def doubts(config: SearchConfig) -> tuple[str, ...]:
-    """Return what keeps a search's networks from being a fair sample of each value, one sentence each."""
-    found = []
-    sampler = str(config.sampler["_target_"]).rpartition(".")[2]
-    if sampler not in _FAIR:
-        found.append(f"{sampler} draws where it expects good networks, so these are no fair sample: ask with sampler=random")
-    if config.scheduler.kind != "none":
-        found.append(
-            f"scheduler={config.scheduler.kind} trains to the end only what stands high early, so the low ones are missing: "
-            "ask with scheduler=none"
-        )
-    gating = [name for name in config.constraints if METRICS[name].stage != "train"]
-    if config.gate and gating:
-        found.append(f"networks that miss a bound ({', '.join(gating)}) are not trained and are missing: ask with gate=false")
-    if config.start:
-        found.append(f"the {len(config.start)} networks of start were chosen and not drawn: ask without them")
-    return tuple(found)
+    return answer(question, outcomes, objectives, metrics, repeatability(device.get("kind")), doubts(drawn))
 
 
 class _Found(Exception):  # noqa: N818 - it is an answer

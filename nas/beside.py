@@ -31,8 +31,9 @@ _SEEDS = "seeds:"
 """Begins the name of the one that holds what further seeds of a trial came to; its number follows."""
 
 
-Begun = Literal["here", "elsewhere", "too often"]
-"""Whether a reference is this process's to evaluate, under way in another one that lives, or has killed too many."""
+Begun = Literal["here", "known", "elsewhere", "unsure", "too often"]
+"""Whether a reference is this process's to evaluate, was evaluated, is under way in another one that lives, or of which that is
+not seen yet, or has killed too many."""
 
 
 class Beside:
@@ -58,8 +59,12 @@ class Beside:
         with self._owner.election():
             begun = self._study.user_attrs.get(key, [])
             begun = [""] * begun if isinstance(begun, int) else list(begun)  # once their number was all that was kept
-            if any(self._owner.lives(other) for other in begun if other != self._owner.name):
-                return "elsewhere"
+            done = self._study.user_attrs.get(f"{_REFERENCE}{name}")
+            if done is not None and not done.get("failure"):
+                return "known"
+            alive = [other for other in begun if other != self._owner.name and self._owner.lives(other)]
+            if alive:
+                return "unsure" if all(self._owner.is_unsure(other) for other in alive) else "elsewhere"
             if len(begun) >= MOST_ATTEMPTS:
                 return "too often"
             self._study.set_user_attr(key, [*begun, self._owner.name])
@@ -69,7 +74,7 @@ class Beside:
         """Stopping on request does not count as a death."""
         key = f"{_ATTEMPTS}{name}"
         with self._owner.election():
-            self._study.set_user_attr(key, self._study.user_attrs[key][:-1])
+            self._study.set_user_attr(key, [other for other in self._study.user_attrs[key] if other != self._owner.name])
 
     def record_reference(self, name: str, evaluation: Evaluation) -> Outcome:
         """Keep the evaluation of a reference network; the sampler does not learn of it."""

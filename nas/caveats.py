@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from nas.config.common import study_key
 from nas.reporting import Report
 
 _MOST_DOUBTS = 10
@@ -14,7 +15,11 @@ _MOST_DOUBTS = 10
 def caveats(report: Report) -> Iterable[str]:
     """Yield each doubt, the one that always holds first."""
     population, run = report.population, report.run
-    how_far = "see Audit" if report.audit is not None else f"python -m nas.retrain study={run.name} audit=8 measures it"
+    how_far = (
+        "see Audit"
+        if report.audit is not None
+        else f"python -m nas.retrain {study_key(run.name, run.folder)} audit=8 measures it"
+    )
     confirmed = sum(len(o.attributes.get("seeds") or ()) > 1 for o in population.complete)
     seeds = f"one seed ({confirmed} networks: means over several)" if confirmed else "one seed"
     yield (
@@ -24,9 +29,10 @@ def caveats(report: Report) -> Iterable[str]:
     for name, reason in (run.record.get("objectives_dropped") or {}).items():
         yield f"The objective {name} was dropped: {reason}."
     outcomes = population.outcomes
-    doubts = Counter(re.sub(r"\d+(\.\d+)?", "…", flag) for o in outcomes for flag in set(o.attributes.get("measure_flags") or ()))
+    measured = [o for o in outcomes if o.state != "repeated" and o.attributes.get("measure_seconds") is not None]
+    doubts = Counter(re.sub(r"\d+(\.\d+)?", "…", flag) for o in measured for flag in set(o.attributes.get("measure_flags") or ()))
     for doubt, count in doubts.most_common(_MOST_DOUBTS):
-        yield f"{count} of {len(outcomes)} trials carry the doubt “{doubt}”."
+        yield f"{count} of {len(measured)} measured trials carry the doubt “{doubt}”."
     if len(doubts) > _MOST_DOUBTS:
         yield f"{len(doubts) - _MOST_DOUBTS} rarer doubts are in the trials' measure_flags."
     if run.record["conditions"]["device"].get("kind") == "cuda":

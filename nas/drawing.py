@@ -49,7 +49,7 @@ def blocks(layers: Sequence[LayerCost]) -> list[BlockCost]:
 
 
 def _block(name: str, members: Sequence[LayerCost]) -> BlockCost:
-    counted = Counter(_describe(layer) for layer in members)
+    counted = Counter(f"{kind_of(layer)} ({layer.output_shape[0]})" for layer in members)
     # stages.1.2.convs.0 is of module 2; stages.1.0.0, without a name of its own, is a plain layer between the modules.
     paths = [layer.name.split(".") for layer in members if name.startswith("stage ")]
     modules = {path[2] for path in paths if len(path) > 3 and not path[3].isdigit()}
@@ -65,14 +65,12 @@ def _block(name: str, members: Sequence[LayerCost]) -> BlockCost:
     )
 
 
-def _describe(layer: LayerCost) -> str:
-    channels = layer.output_shape[0]
-    if layer.kind == "linear":
-        return f"linear ({channels})"
-    per_pair = layer.params / (layer.input_shape[0] * channels)
-    depthwise = per_pair < 1  # each output sees one input, so there are fewer weights than pairs of channels
-    side = round(math.sqrt(layer.params / channels if depthwise else per_pair))
-    return f"{'depthwise ' if depthwise else ''}conv {side}×{side} ({channels})"
+def kind_of(layer: LayerCost) -> str:
+    """Return what a layer is, such as ``depthwise conv 3×3``; where the record does not say the kernel, ``conv``."""
+    if layer.kernel_size is None or layer.groups is None:
+        return layer.kind
+    grouped = "depthwise " if 1 < layer.groups == layer.input_shape[0] else f"{layer.groups} groups, " if layer.groups > 1 else ""
+    return f"{grouped}{layer.kind} {'×'.join(map(str, layer.kernel_size))}"
 
 
 def diagram_svg(layers: Sequence[LayerCost], title: str, paper: bool = False) -> str:

@@ -145,7 +145,12 @@ def run(
                 if asked is None:
                     break
                 observer.asked(asked)
-                submit(asked.number, request_for(asked), asked.begun.attributes["stopped_at"] if asked.begun is not None else 0)
+                request, passed = request_for(asked), 0
+                if asked.begun is not None:
+                    passed = asked.begun.attributes["stopped_at"]
+                    if request.begun is None:
+                        study.begins_anew(asked.number)
+                submit(asked.number, request, passed)
             if not pending and not study.waits and not study.watches:
                 return
             with gate.interruptible():
@@ -198,17 +203,37 @@ def run_references(
     requests: Mapping[str, EvaluationRequest],
     observer: ReferenceObserver,
     gate: InterruptGate,
-) -> None:
+    patient: bool = False,
+) -> list[str]:
     """Evaluate the reference networks that the study does not hold yet, one after the other; those that failed are tried again.
 
-    One that another process is evaluating is left to it.
+    One that another process is evaluating is left to it. It may take a while to see whether that one lives.
+
+    Args:
+        study: Keeps them.
+        engine: Evaluates them.
+        requests: How to evaluate each, by its name.
+        observer: Is told.
+        gate: May stop it.
+        patient: Whether to wait until it is seen if a process lives that has begun one.
+
+    Returns:
+        The names of those that were left to others.
 
     Raises:
         Interrupted: If the gate was asked to stop.
     """
-    known = {reference.name for reference in study.beside.references if reference.state != "failed"}
+    left = []
     for name, request in requests.items():
-        if name in known or (begun := study.beside.begin_reference(name)) == "elsewhere":
+        begun = study.beside.begin_reference(name)
+        while begun == "unsure" and patient:
+            with gate.interruptible():
+                time.sleep(_LOOK_SECONDS)
+            begun = study.beside.begin_reference(name)
+        if begun in ("elsewhere", "unsure"):
+            left.append(name)
+            continue
+        if begun == "known":
             continue
         if begun == "here":
             try:
@@ -221,6 +246,7 @@ def run_references(
             reason = f"its process died {MOST_ATTEMPTS} times while it was under way"
             evaluation = Evaluation(Metrics(request.architecture.id), failure="crash", failure_reason=reason)
         observer.reference_told(study.beside.record_reference(name, evaluation))
+    return left
 
 
 def _under(name: str, observer: ReferenceObserver) -> OnStage:

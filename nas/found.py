@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from torch import nn
 
+from nas.compose import resolve_written
 from nas.errors import InputError
 from nas.targets import build_target
 from search_spaces.base import Architecture, SearchSpace, SpaceError, from_yaml
@@ -65,7 +66,7 @@ def read_front(run_dir: Path) -> list[Found]:
     Raises:
         InputError: A file is missing or cannot be read; the sentence names it.
     """
-    config = read_file(run_dir / "config.yaml", yaml.safe_load)
+    config = resolve_written(read_file(run_dir / "config.yaml", yaml.safe_load))
     record = read_file(run_dir / "record.json", json.loads)
     rows = read_file(run_dir / "front.csv", _rows)
     try:

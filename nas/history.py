@@ -65,7 +65,9 @@ class History:
         for name, mark in trial.user_attrs.items():
             if name.startswith(RUNG) and mark:
                 rung = int(name.removeprefix(RUNG))
-                self._marks.setdefault(rung, {})[trial.number] = Mark(tuple(mark["values"]), mark["missed"])
+                self._marks.setdefault(rung, {})[trial.number] = Mark(
+                    tuple(mark["values"]), mark["missed"], mark.get("score", "loss")
+                )
 
     def _close(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs

@@ -6,7 +6,7 @@ from collections import Counter
 
 from nas.analyse.spread import spread
 from nas.analyse.study.population import FRONT, TIED
-from nas.drawing import diagram_svg
+from nas.drawing import diagram_svg, kind_of
 from nas.measure.layers import LayerTimes
 from nas.metrics import METRICS, Metric, show
 from nas.outcomes import Outcome
@@ -39,8 +39,9 @@ def network_blocks(report: Report) -> tuple[Block, ...]:
     options = {f"trial {sheet.outcome.name}": _sheet(report, sheet) for sheet in report.sheets}
     front = len(report.population.front)
     shown = sum(report.population.kinds.get(sheet.outcome.name) == FRONT for sheet in report.sheets)
+    others = len(report.sheets) - shown  # the chosen one, where it is not on the front
     left = (
-        f"{shown} of the {front} networks on the front, spread over it; networks={front} shows all of them."
+        f"{shown} of the {front} networks on the front, spread over it; networks={front + others} shows all of them."
         if shown < front
         else "Every network on the front."
     )
@@ -53,6 +54,8 @@ def _sheet(report: Report, sheet: Sheet) -> tuple[Block, ...]:
     kind = report.population.kinds.get(outcome.name)
     if kind in (FRONT, TIED):
         figures.insert(0, ("place", kind.name))
+    elif outcome.state == "pruned":
+        figures.insert(0, ("place", outcome.pruned_reason))
     figures.append(("architecture", f"trials/{outcome.name}/architecture.yaml, {outcome.attributes.get('architecture_id')}"))
     if not sheet.layers:
         return (Facts(tuple(figures)), Absent("Its layers", "the record of this trial's measurement is gone"))
@@ -75,7 +78,7 @@ def _layer_table(sheet: Sheet) -> tuple[Block, ...]:
         rows.append(
             (
                 Cell(layer.name),
-                Cell(layer.kind),
+                Cell(kind_of(layer)),
                 Cell("×".join(map(str, layer.input_shape))),
                 Cell("×".join(map(str, layer.output_shape))),
                 Cell(f"{layer.params:,}", float(layer.params)),

@@ -10,6 +10,12 @@ from nas.metrics import Metric
 
 State = Literal["complete", "pruned", "repeated", "failed"]
 
+TAKEN_AT = "taken_at"
+"""The attribute of a trial that another process began and left: when it was begun again, in seconds since 1970."""
+
+ANEW = "anew"
+"""The attribute of a trial that goes on with another one whose training's state is gone: it is trained from the first epoch."""
+
 UNCOUNTED = "uncounted"
 """The attribute of a trial that is no further one of those that the study shall hold."""
 
@@ -25,7 +31,7 @@ class Outcome:
             epoch; ``repeated`` built what an earlier trial had built, ``reused_from``, and was not evaluated.
         attributes: Metrics and whatever else was recorded.
         params: What the sampler suggested, by the names under which the space asks.
-        started_at: When it was first begun, in seconds since 1970; ``None`` for a reference.
+        started_at: When its last attempt began, in seconds since 1970; ``None`` for a reference.
         ended_at: When it was recorded.
     """
 
@@ -51,7 +57,9 @@ class Outcome:
     def pruned_reason(self) -> str:
         """Why it was not trained to the end."""
         if gated := self.attributes.get("gated_by"):
-            return f"not trained: misses {' and '.join(gated)}"
+            epochs = self.attributes.get("fidelity")
+            trained = f"not trained on after {epochs} epoch{'s' * (epochs != 1)}" if epochs else "not trained"
+            return f"{trained}: misses {' and '.join(gated)}"
         epochs = self.attributes.get("stopped_at")
         return "pruned" if epochs is None else f"stopped after {epochs} epoch{'s' * (epochs != 1)}"
 

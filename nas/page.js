@@ -346,7 +346,7 @@
       const empty = (row) => (numeric ? !("value" in row.cells[index].dataset) : !row.cells[index].textContent);
       // Rows without a value stay at the end either way.
       rows.sort((a, b) => empty(a) - empty(b) || (empty(a) ? 0 :
-        (descending ? -1 : 1) * (numeric ? value(a, index) - value(b, index) : String(value(a, index)).localeCompare(value(b, index)))));
+        (descending ? -1 : 1) * (numeric ? value(a, index) - value(b, index) : String(value(a, index)).localeCompare(value(b, index), undefined, { numeric: true }))));
       body.append(...rows);
     }));
     for (const cell of all("td", table)) if (cell.textContent.length > 40) cell.title = cell.textContent;

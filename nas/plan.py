@@ -10,6 +10,9 @@ from nas.metrics import Metric
 from nas.outcomes import Outcome
 from search_spaces.base import Architecture
 
+DRAWN_BY = "drawn_by"
+"""The study attribute that holds by what each run drew candidates, in the order in which they began; see ``nas.drawn``."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -36,6 +39,7 @@ class StudyPlan:
         record: Further study attributes, written when the study is made.
         start: Parameters of the first trials, before the sampler is asked.
         known: Results of other studies that are taken, by the architecture's id.
+        drawn_by: By what this run draws candidates; a study keeps that of each run that drew some.
     """
 
     name: str
@@ -47,6 +51,7 @@ class StudyPlan:
     record: Mapping[str, Any] = field(default_factory=dict)
     start: tuple[Mapping[str, Any], ...] = ()
     known: Mapping[str, Known] = field(default_factory=dict)
+    drawn_by: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ import os
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,11 +17,12 @@ from optuna.samplers import BaseSampler
 
 from nas import checkpoints
 from nas.analyse.question import Answer
-from nas.asking import answer_question, doubts, make_question
+from nas.asking import answer_question, make_question
 from nas.catalogue import ReferenceSpace, as_candidate
 from nas.compose import Composed
 from nas.conditions import check_conditions, flatten, stored_conditions
 from nas.config.search import SearchConfig
+from nas.drawn import all_drawn, doubts, drawn_by
 from nas.engine import Engine
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
@@ -46,8 +46,8 @@ _WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded
 
 _FIRST_LATENCY_SECONDS = {"cpu": 0.1, "cuda": 0.5}
 
-_DEAF_TO_THE_GATE = ("NSGAIISampler", "NSGAIIISampler")
-"""Samplers whose parents are complete trials only."""
+_DEAF_TO_THE_GATE = ("NSGAIISampler", "NSGAIIISampler", "GPSampler")
+"""Samplers that learn from complete trials only."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,8 @@ class Prepared:
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
         notes: Lines that a user should read before it does.
-        answer: Answers the configuration's question from the trials that ended; ``None`` where nothing is asked.
+        answer: Answers the configuration's question from the trials that ended and the study's attributes; ``None`` where
+            nothing is asked.
     """
 
     plan: StudyPlan
@@ -78,7 +79,7 @@ class Prepared:
     keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
     notes: tuple[str, ...]
-    answer: Callable[[Sequence[Outcome]], Answer | None]
+    answer: Callable[[Sequence[Outcome], Mapping[str, Any]], Answer | None]
 
 
 def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
@@ -109,7 +110,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     grounds = site.grounds(space, data, before)
     notes = list(grounds.notes)
     if make_question(config, space) is not None:
-        notes += [f"question: {doubt}" for doubt in doubts(config)]
+        notes += [f"question: {doubt}" for doubt in doubts((drawn_by(config),))]
     if not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in measuring.dropped.items()]
@@ -129,6 +130,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         conditions=found,
         start=start,
         known=known,
+        drawn_by=asdict(drawn_by(config)),
         record={
             "device": grounds.device,
             "objectives_dropped": dict(measuring.dropped),
@@ -173,6 +175,10 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         # A beginning without a training in it: nothing is measured again.
         return replace(request_for(space, architecture), seed=seed, begun=Evaluation(metrics_of(network.attributes)))
 
+    def answer(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> Answer | None:
+        drawn = all_drawn(attributes, config)
+        return answer_question(config, space, outcomes, objectives, grounds.device_identity, drawn)
+
     return Prepared(
         plan=plan,
         space=space,
@@ -187,7 +193,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},
         notes=tuple(notes),
-        answer=partial(answer_question, config, space, objectives=objectives, device=grounds.device_identity),
+        answer=answer,
     )
 
 
@@ -228,6 +234,8 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
     sampler = TrialSeededSampler(target, make, config.seed if config.sampler_seed is None else config.sampler_seed)
     if config.sampler_seed is not None and not sampler.is_seeded:
         raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: {node['_target_']} takes no seed; take it out.")
+    if config.sampler_seed is not None and sampler.is_grid:
+        raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: a grid is one whole under any seed; take it out.")
     return sampler
 
 

@@ -35,9 +35,9 @@ class Progress:
         self.dominated: list[Domination] = []
         self._study, self._console = study, console
         self._standing = Standing(study)
-        finished = study.finished
-        self._done = self._done_before = sum(trial.counts for trial in finished)
-        self._failed = sum(trial.state == "failed" for trial in finished)
+        self._done = self._failed = 0
+        self._count()
+        self._done_before = self._done
         self._compare()
         self._began = time.monotonic()
         self._stages: dict[str, str] = {}
@@ -86,14 +86,22 @@ class Progress:
     def told(self, trial: Outcome) -> bool:
         """Note that a trial ended; returns whether it changed the front."""
         self._stages.pop(trial.name, None)
-        self._done += trial.counts
-        self._failed += trial.state == "failed"
         before = [t.number for t in self.front]
-        self._standing.take(trial)
+        if self._standing.take(trial):
+            self._count()
+        else:
+            self._done += trial.counts
+            self._failed += trial.state == "failed"
         self._compare()
         if not self._console.is_terminal:
             self._console.print(self._line(trial), highlight=False, soft_wrap=True)
         return before != [t.number for t in self.front]
+
+    def _count(self) -> None:
+        """Count the trials that ended, those of other processes too."""
+        finished = self._study.finished
+        self._done = sum(trial.counts for trial in finished)
+        self._failed = sum(trial.state == "failed" for trial in finished)
 
     @property
     def front(self) -> list[Outcome]:

@@ -36,7 +36,7 @@ _PATHS = 400
 _ITS_OWN = ("conf", "space", "sampler", "study.name", "run_dir", "start", "reuse")
 """What a search of the narrowed space does not take over: start and reuse hold for the space that they were given for."""
 
-AT_RANDOM = ("RandomSampler", "QMCSampler")
+_AT_RANDOM = ("RandomSampler", "QMCSampler")
 """Samplers whose trials are a random sample of the space."""
 
 
@@ -105,16 +105,16 @@ def write_proposal(proposal: Proposal | str, run: Run, population: Population, g
     if isinstance(proposal, str):
         (run.folder / NAME).unlink(missing_ok=True)
         return
-    sampler = sampler_of(run)
-    if sampler not in AT_RANDOM:
+    samplers = samplers_of(run)
+    if not is_at_random(run):
         drawn = "which draws where it expects good networks: they speak of the space only as far as it drew at random"
-    elif run.config().scheduler.kind != "none":
+    elif any(one.scheduler != "none" for one in run.drawn):
         drawn = "which draws at random; but the scheduler trained to the end only what stood high early"
     else:
         drawn = "which draws at random, so that they speak of the space as it is"
     head = [
         f"The space of study {run.name}, narrowed to where good values of its choices lie, by {len(population.feasible)}",
-        f"networks of {sampler}, {drawn}.",
+        f"networks of {samplers}, {drawn}.",
         f"Good: {GOOD[good]}",
         *([f"It has {proposal.smaller}."] if proposal.smaller else []),
         "Every report writes this file anew: copy it before you change it. Search it with",
@@ -123,9 +123,14 @@ def write_proposal(proposal: Proposal | str, run: Run, population: Population, g
     write_text(proposal.path, "".join(f"# {line}\n" for line in head) + proposal.text)
 
 
-def sampler_of(run: Run) -> str:
-    """Return the name of the class that made the study's suggestions."""
-    return str(run.plain["sampler"]["_target_"]).rsplit(".", 1)[-1]
+def samplers_of(run: Run) -> str:
+    """Return the names of the classes that made the study's suggestions."""
+    return " and ".join(dict.fromkeys(one.sampler for one in run.drawn))
+
+
+def is_at_random(run: Run) -> bool:
+    """Whether none of them looked at results, so that the trials are a random sample of the space."""
+    return all(one.sampler in _AT_RANDOM for one in run.drawn)
 
 
 class _Witness(RandomTrial):

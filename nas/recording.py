@@ -13,6 +13,7 @@ from nas.annotations import Annotator, annotated
 from nas.files import write_architecture, write_bytes, write_csv, write_measurement
 from nas.outcomes import Outcome
 from nas.progress import Progress
+from nas.retrying import patiently
 from nas.shipped import FAMILIES, WEIGHTS, Description, pack
 from nas.storage import Storage
 from nas.tables import front_row, reference_columns, write_front
@@ -42,7 +43,11 @@ class Recorder:
     def asked(self, asked: Asked) -> None:
         """A trial begins: write what it builds."""
         self._asked[asked.number] = asked.architecture
-        write_architecture(self._prepared.run_dir, asked.number, to_yaml(asked.architecture))
+        self._write_architecture(asked.number, asked.architecture)
+
+    def _write_architecture(self, number: int, architecture: Architecture) -> None:
+        # A full disk is waited for, as a storage is that is away.
+        patiently(lambda: write_architecture(self._prepared.run_dir, number, to_yaml(architecture)), "the run folder")
 
     def stage(self, number: int, stage: str) -> None:
         """A trial entered a stage."""
@@ -64,7 +69,7 @@ class Recorder:
             self._asked.pop(trial.number, None)
         if trial.attributes.get("reused_from") is not None and trial.number is not None:
             architecture = self._prepared.space.from_dict(json.loads(trial.attributes["architecture"]))
-            write_architecture(self._prepared.run_dir, trial.number, to_yaml(architecture))
+            self._write_architecture(trial.number, architecture)
         begun = trial.attributes.get("resumed_from")
         if begun is not None:
             checkpoints.drop(self._prepared.run_dir, begun)
@@ -74,7 +79,11 @@ class Recorder:
     def _write_front(self) -> None:
         plan, found = self._prepared.plan, self._progress
         path = self._prepared.run_dir / "front.csv"
-        write_front(path, found.front, plan.objectives, plan.constraints, found.dominated, bool(self._prepared.references))
+        references = bool(self._prepared.references)
+        patiently(
+            lambda: write_front(path, found.front, plan.objectives, plan.constraints, found.dominated, references),
+            "the run folder",
+        )
 
     def reference_stage(self, name: str, stage: str) -> None:
         """A reference entered a stage."""
@@ -86,7 +95,7 @@ class Recorder:
         plan = self._prepared.plan
         columns = reference_columns([metric.name for metric in plan.objectives], list(plan.constraints))
         rows = [front_row(network) for network in self._progress.references]
-        write_csv(self._prepared.run_dir / "references.csv", columns, rows)
+        patiently(lambda: write_csv(self._prepared.run_dir / "references.csv", columns, rows), "the run folder")
 
     def seed_stage(self, name: str, stage: str) -> None:
         """A further seed of a network entered a stage."""

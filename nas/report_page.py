@@ -15,6 +15,7 @@ from nas.analyse.study.parallel import Lines, parallel_lines
 from nas.analyse.study.spending import spending_figure
 from nas.answer_page import answer_blocks
 from nas.caveats import caveats
+from nas.config.common import study_key
 from nas.metrics import METRICS, Metric, show
 from nas.networks_page import figure_cell, network_blocks, shown_metrics
 from nas.outcomes import Outcome, dominations
@@ -99,7 +100,7 @@ def _glance(report: Report) -> tuple[Block, ...]:
         blocks.append(Items(tuple(told)))
     if report.chosen is not None:
         pick = f"trial={report.chosen.outcome.name}" if report.chosen.outcome is not None else "architecture=<file>"
-        blocks.append(Text(f"Next: python -m nas.retrain study={run.name} {pick}", small=True))
+        blocks.append(Text(f"Next: python -m nas.retrain {study_key(run.name, run.folder)} {pick}", small=True))
     return tuple(blocks)
 
 
@@ -222,14 +223,21 @@ def _audit(report: Report) -> tuple[Block, ...]:
 def _conditions(report: Report) -> tuple[Block, ...]:
     record, plain = report.run.record, report.run.written
     device = record["device"]
-    recipe = {**plain["train"], "trained in": record["numeric_format"]["numeric"], "because": record["numeric_format"]["reason"]}
+    numeric = record["numeric_format"]["numeric"]
+    recipe = {
+        **plain["train"],
+        "trained in": f"{numeric['precision']}, {numeric['memory_format']}",
+        "because": record["numeric_format"]["reason"],
+    }
     sampler = {"sampler seed" if key == "seed" else key: value for key, value in plain["sampler"].items()}
+    # Of a study that an earlier version wrote a key may be missing.
+    searched = {key: plain[key] for key in ("scheduler", "gate", "proxy", "confirm") if key in plain}
     parts: tuple[tuple[str, Mapping[str, Any]], ...] = (
         ("Device", device),
         ("Measuring", record["conditions"]["measure"]),
         ("Recipe of the brief training", recipe),
         ("Data", {key: value for key, value in record["data"].items() if key not in ("classes", "skipped")}),
-        ("Search", {"seed": plain["seed"], "trials": plain["study"]["trials"], **sampler}),
+        ("Search", {"seed": plain["seed"], "trials": plain["study"]["trials"], **sampler, **searched}),
         ("Versions", record["versions"]),
     )
     blocks: list[Block] = []

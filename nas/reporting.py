@@ -112,7 +112,9 @@ def gather(run: Run, config: ReportConfig) -> Report:
         audit=_audit(run),
         good=config.good,
         proposal=propose(run, population, config.good),
-        answer=answer_question(run.config(), run.space, run.outcomes, run.objectives, run.record["conditions"]["device"]),
+        answer=answer_question(
+            run.config(), run.space, run.as_told, run.objectives, run.record["conditions"]["device"], run.drawn
+        ),
     )
 
 

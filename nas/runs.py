@@ -17,6 +17,7 @@ from nas.archive import read_archive
 from nas.compose import resolve_written
 from nas.config.common import StudyKeys
 from nas.config.search import SearchConfig, parse_search
+from nas.drawn import Drawn, all_drawn
 from nas.errors import InputError, suggestion
 from nas.found import read_file
 from nas.metrics import METRICS, Metric
@@ -44,6 +45,7 @@ class Run:
         as_told: The same without what further seeds came to.
         references: The reference networks that were evaluated.
         running: Trials that are under way, or whose process died.
+        attributes: The study's own in its storage.
     """
 
     name: str
@@ -59,6 +61,12 @@ class Run:
     as_told: tuple[Outcome, ...]
     references: tuple[Outcome, ...]
     running: int
+    attributes: Mapping[str, Any]
+
+    @cached_property
+    def drawn(self) -> tuple[Drawn, ...]:
+        """By what its networks were drawn."""
+        return all_drawn(self.attributes, self.config())
 
     @cached_property
     def feasible(self) -> list[Outcome]:
@@ -124,8 +132,10 @@ def read_run(keys: StudyKeys) -> Run:
     written = read_file(folder / "config.yaml", yaml.safe_load)
     record = read_file(folder / "record.json", json.loads)
     try:
-        plain = resolve_written(written)
-        name, where = plain["study"]["name"], keys.storage or plain["study"]["storage"]
+        # What stands in place of the storage that was written need not be found in this environment.
+        storage = {} if keys.storage is None else {"storage": keys.storage}
+        plain = resolve_written({**written, "study": {**written["study"], **storage}})
+        name, where = plain["study"]["name"], plain["study"]["storage"]
         conditions = record["conditions"]
         objectives = tuple(METRICS[metric] for metric in conditions["objectives"])
         constraints = dict(conditions["constraints"])
@@ -156,6 +166,7 @@ def read_run(keys: StudyKeys) -> Run:
         as_told=archive.as_told,
         references=archive.references,
         running=archive.running,
+        attributes=archive.attributes,
     )
 
 

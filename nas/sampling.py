@@ -15,6 +15,7 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import (
     BaseGASampler,
     BaseSampler,
+    BruteForceSampler,
     GridSampler,
     NSGAIIISampler,
     NSGAIISampler,
@@ -176,17 +177,18 @@ class TrialSeededSampler(BaseSampler):
 
     Attributes:
         is_seeded: Whether the target takes a seed at all.
+        is_grid: Whether it goes through a grid, of which a seed tells the order.
     """
 
     def __init__(self, target: Any, make: MakeSampler, seed: int) -> None:
         self._make, self._seed = make, seed
         kind = target if isinstance(target, type) else object
         # The position in a QMC sequence or a grid is kept in the storage and means something under one seed only.
-        self._is_qmc, self._is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
+        self._is_qmc, self.is_grid = issubclass(kind, QMCSampler), issubclass(kind, GridSampler)
         self._is_tpe = issubclass(kind, TPESampler)
         # A sampler of a user's own may keep what it knows in memory: it is made once.
         self._is_own = not str(getattr(target, "__module__", "")).startswith("optuna.")
-        self._goes_its_way = self._is_own or issubclass(kind, RandomSampler | QMCSampler | GridSampler)
+        self._goes_its_way = self._is_own or issubclass(kind, RandomSampler | QMCSampler | GridSampler | BruteForceSampler)
         self._models_constraints = not issubclass(kind, _SUMMING)
         self.is_seeded = "seed" in inspect.signature(target).parameters
         self._current: BaseSampler | None = None
@@ -203,7 +205,7 @@ class TrialSeededSampler(BaseSampler):
             return self._make()
         if self._is_qmc:
             return self._make(seed=self._seed, independent_sampler=RandomSampler(seed=seed))
-        return self._make(seed=self._seed if self._is_grid else seed)
+        return self._make(seed=self._seed if self.is_grid else seed)
 
     @property
     def current(self) -> BaseSampler:
@@ -262,6 +264,8 @@ class TrialSeededSampler(BaseSampler):
 
     def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
         """See ``BaseSampler``."""
+        if self.is_grid:
+            return  # all that a grid does then is to stop the study, by the grid's place of a trial that may have none
         self.current.after_trial(cast(optuna.Study, _View(study, (), None, False)), trial, state, values)
 
     def reseed_rng(self) -> None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shlex
 import shutil
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import EXIT_INTERRUPTED, run_command
 from nas.compose import Composed, compose, packaged_conf, studies
+from nas.config.common import study_key
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
 from nas.errors import InputError, RunError, StorageAwayError
 from nas.secrets import mask_password
@@ -121,9 +122,11 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     gate = InterruptGate()
     retrying.told = partial(console.print, markup=False, soft_wrap=True)
     interrupted, given_up = False, None
+    made_by_another = False
     try:
         owner = open_owner(prepared.storage, prepared.run_dir, prepared.plan.name)
         with owner.election():  # two commands begun at once must not both make the tables
+            made_by_another = prepared.storage.file is not None and os.path.exists(prepared.storage.file)
             storage = open_storage(prepared.storage)
             spool = Spool(prepared.run_dir / "spool", prepared.plan.name)
             study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner, prepared.scheduler, spool)
@@ -132,9 +135,14 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
             )
             annotator.describe()
             study.verdict.before_tell = annotator.before_tell
-        write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
-        write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
-        done = len(study.finished)
+        try:
+            write_config(prepared.run_dir, {"conf": composed.name, **composed.written})
+            write_json(prepared.run_dir / "record.json", {**prepared.plan.record, "conditions": prepared.plan.conditions})
+        except OSError as error:
+            raise RunError(
+                f"{prepared.run_dir} cannot be written ({error.strerror}): see to it, and give the command again."
+            ) from None
+        done = sum(trial.counts for trial in study.finished)
         more = f", {done} of them done" if done else ""
         where = escape(f"{prepared.plan.trials} trials{more}, in {prepared.run_dir}")
         console.print(f"study [bold]{prepared.plan.name}[/]: {where}")
@@ -143,8 +151,11 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         with gate.installed(), Progress(study, console) as progress, prepared.engine() as engine:
             try:
                 recorder = Recorder(prepared, study, progress)
-                run_references(study, engine, prepared.references, recorder, gate)
+                left = run_references(study, engine, prepared.references, recorder, gate)
                 run(study, engine, prepared.request_for, recorder, gate)
+                others = {name: prepared.references[name] for name in left}
+                for name in run_references(study, engine, others, recorder, gate, patient=True):
+                    console.print(f"reference {name} is under way in another process", markup=False, soft_wrap=True)
                 images = validation_images(prepared.plan.record["data"])
                 confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate)
             except Interrupted:
@@ -161,7 +172,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
         if not interrupted:
             require_success(study)
     except InputError:
-        if made is not None and not os.path.exists(prepared.run_dir / "config.yaml"):
+        if made is not None and not made_by_another and not os.path.exists(prepared.run_dir / "config.yaml"):
             # A moment old, and nothing came into it; into the folders above it others may have put something since.
             shutil.rmtree(prepared.run_dir, ignore_errors=True)
             for folder in prepared.run_dir.parents:
@@ -195,21 +206,33 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
     from nas.analyse.spread import validation_images
     from nas.analyse.study.population import Population
     from nas.analyse.telling import answer_data
-    from nas.files import write_json
+    from nas.files import write_architecture, write_json
     from nas.outcomes import dominations
+    from nas.retrying import patiently
     from nas.summary import print_answer, print_summary
     from nas.tables import write_front
+    from search_spaces.base import to_yaml
 
     plan, run_dir = prepared.plan, prepared.run_dir
     images = validation_images(plan.record["data"])
     references = study.beside.references
     population = Population(tuple(study.finished), tuple(references), plan.objectives, plan.constraints, images)
     dominated = dominations(population.front, references, plan.objectives)
-    write_front(run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references))
+
+    def write() -> None:
+        write_front(
+            run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references)
+        )
+        for network in population.front:  # those of other processes too, whose folders are elsewhere
+            assert network.number is not None
+            architecture = prepared.space.from_dict(json.loads(network.attributes["architecture"]))
+            write_architecture(run_dir, network.number, to_yaml(architecture))
+
+    patiently(write, "the run folder")
     print_summary(console, population, dominated, plan.conditions["train"]["epochs"], interrupted)
-    answer = prepared.answer(population.outcomes)
+    answer = prepared.answer(study.as_told, study.attributes)
     if answer is not None:
-        write_json(run_dir / "answer.json", answer_data(answer))
+        patiently(lambda: write_json(run_dir / "answer.json", answer_data(answer)), "the run folder")
         print_answer(console, answer)
     console.print(
         f"\nfront: {run_dir / 'front.csv'}   architectures: {run_dir / 'trials'}/<trial>/architecture.yaml",
@@ -219,16 +242,10 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
     console.print("next:", style="bold")
     for command in ("report", "dashboard", "retrain"):
         pick = " pick=knee" if command == "retrain" else ""
-        console.print(f"  python -m nas.{command} {_study_key(prepared)}{pick}", markup=False, soft_wrap=True)
+        console.print(f"  python -m nas.{command} {study_key(plan.name, run_dir)}{pick}", markup=False, soft_wrap=True)
     again = [argument for argument in overrides if not argument.lstrip("+").startswith("study.trials=")]
     again.append(f"study.trials={plan.trials if interrupted else 2 * plan.trials}")
     console.print(f"  python -m nas.search {mask_password(shlex.join(again))}", markup=False, soft_wrap=True)
-
-
-def _study_key(prepared: Prepared) -> str:
-    """Return how the other commands are told which study is meant."""
-    usual = prepared.run_dir == Path("runs") / prepared.plan.name
-    return f"study={prepared.plan.name}" if usual else f"run_dir={shlex.quote(str(prepared.run_dir))}"
 
 
 def _help() -> str:

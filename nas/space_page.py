@@ -9,7 +9,7 @@ from nas.analyse.study.distribution import Comparison, comparisons, distribution
 from nas.analyse.study.good_values import Good, GoodValues, good_in
 from nas.page import Absent, Block, Cell, Choice, Code, Column, Table, Text
 from nas.page_figures import chart
-from nas.proposing import AT_RANDOM, GOOD, sampler_of
+from nas.proposing import GOOD, is_at_random, samplers_of
 from nas.reporting import Report
 
 _MOST_SPLITS = 8
@@ -28,9 +28,12 @@ def space_blocks(report: Report) -> tuple[Block, ...]:
     compared = comparisons(population)
     splits = {found.choice: (chart(distribution_figure(population, found.choice)),) for found in compared[:_MOST_SPLITS]}
     blocks: list[Block] = [Choice("split by", splits, inline=True)] if splits else [chart(distribution_figure(population))]
-    sampler = sampler_of(report.run)
-    if sampler not in AT_RANDOM:
-        blocks.append(Text(f"{sampler} draws where it expects good networks: these trials are no random sample of it.", True))
+    if not is_at_random(report.run):
+        blocks.append(
+            Text(
+                f"{samplers_of(report.run)} draws where it expects good networks: these trials are no random sample of it.", True
+            )
+        )
     if compared:
         blocks += _compared(compared)
     return (*blocks, *_good_values(report), *_narrowed(report))

@@ -47,17 +47,19 @@ class Standing:
         self._look_due_s = _due(began_s, self._clock())
         self._measure()
 
-    def take(self, trial: Outcome) -> None:
-        """Take in a trial of this process that ended; sees those of others when it is time to look."""
+    def take(self, trial: Outcome) -> bool:
+        """Take in a trial of this process that ended; return whether it was time to look, so that those of others are seen too."""
         if self._clock() >= self._look_due_s:
             self.look()
-            return
+            return True
         kept = feasible([trial], self._study.plan.constraints)
         if kept:
             values = self._study.minimised(kept)[0]
             self._worst = values if self._worst is None else np.maximum(self._worst, values)
-            self.front = self._study.front([*self.front, *kept])
+            others = [other for other in self.front if other.number != trial.number]  # a look may have seen it before
+            self.front = self._study.front([*others, *kept])
             self._measure()
+        return False
 
     def _measure(self) -> None:
         began_s = self._clock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,11 +22,11 @@ from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
 from nas.history import RUNG, WAITS, History
-from nas.outcomes import UNCOUNTED, Outcome
+from nas.outcomes import ANEW, TAKEN_AT, UNCOUNTED, Outcome
 from nas.owner import TrialOwner
-from nas.plan import Asked, Known, StudyPlan
+from nas.plan import DRAWN_BY, Asked, Known, StudyPlan
 from nas.retrying import patiently
-from nas.scheduler import Scheduler
+from nas.scheduler import Mark, Scheduler
 from nas.spool import Spool
 from nas.storage import Storage
 from nas.verdict import Verdict
@@ -97,15 +99,21 @@ class Study:
         self._index = History()
         self._running: dict[int, optuna.Trial] = {}
         self._waiting: list[optuna.Trial] = []
-        self._marks_seen: dict[int, int] = {}
+        self._marks_seen: dict[int, tuple[int, int]] = {}
         self._told_meanwhile: list[Outcome] = []
         self._recorded: list[int] = []
         self._first = True
+        self._draws = False
 
     @property
     def trials(self) -> list[FrozenTrial]:
         """All trials, not to be changed."""
         return self._study.get_trials(deepcopy=False)
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The study's own attributes."""
+        return self._study.user_attrs
 
     @property
     def _history(self) -> History:
@@ -116,6 +124,11 @@ class Study:
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
         return with_seeds(self._history.outcomes, self._study.user_attrs)
+
+    @property
+    def as_told(self) -> list[Outcome]:
+        """The same without what further seeds came to: all networks by one seed each, where those are compared."""
+        return list(self._history.outcomes)
 
     def ask(self) -> Asked | None:
         """Return the next candidate, ``None`` when the study has, or will have, all its trials.
@@ -133,7 +146,12 @@ class Study:
                     asked = self._next()
             except UpdateFinishedTrialError:  # another process took this one for dead: what that one told stands
                 self._drop_recorded()
-                del self._told_meanwhile[told:]
+                ended = self._study.get_trials(deepcopy=False)
+                self._told_meanwhile[told:] = [
+                    outcome_of(ended[outcome.number])
+                    for outcome in self._told_meanwhile[told:]
+                    if outcome.number is not None and ended[outcome.number].state.is_finished()
+                ]
                 continue
             self._drop_recorded()
             if asked is None:
@@ -219,9 +237,17 @@ class Study:
             values = [
                 loss if metric.stage == "train" else value for metric, value in zip(self.plan.objectives, values, strict=True)
             ]
-        with self._storage.together():
-            self._running[number].set_user_attr(f"{RUNG}{epochs}", {"values": values, "missed": missed})
-            return number in self.scheduler.those_who_go_on(self._history.marks(epochs))
+        mark = {"values": values, "missed": missed, "score": self.scheduler.score}
+        try:
+            with self._storage.together():
+                self._running[number].set_user_attr(f"{RUNG}{epochs}", mark)
+                return number in self.scheduler.those_who_go_on(self._marks(epochs))
+        except UpdateFinishedTrialError:
+            return False  # another process took this one for dead and was faster: telling it will find that out
+
+    def _marks(self, rung: int) -> dict[int, Mark]:
+        """Return how candidates stood at a rung, of those that were judged by what this run judges by."""
+        return {number: mark for number, mark in self._history.marks(rung).items() if mark.score == self.scheduler.score}
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
@@ -264,6 +290,10 @@ class Study:
             trial.set_user_attr(key, value)
         return self.verdict.tell(trial)
 
+    def begins_anew(self, number: int) -> None:
+        """Note that a running trial cannot go on from where the one before it was stopped."""
+        self._running[number].set_user_attr(ANEW, True)
+
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
         self._release(self._running.pop(number))
@@ -275,7 +305,8 @@ class Study:
 
     @staticmethod
     def _release(trial: optuna.Trial) -> None:
-        trial.set_user_attr("attempt", trial.user_attrs["attempt"] - 1)
+        with contextlib.suppress(UpdateFinishedTrialError):  # another process took it for dead and has told it
+            trial.set_user_attr("attempt", trial.user_attrs["attempt"] - 1)
 
     def front(self, feasible: Sequence[Outcome] | None = None) -> list[Outcome]:
         """Return the feasible trials that no other one dominates, best first by the first objective.
@@ -317,6 +348,7 @@ class Study:
             if owner == self._owner.name or not self._owner.lives(owner):
                 trial = optuna.Trial(self._study, frozen._trial_id)
                 self._take(trial, frozen.user_attrs.get("attempt", 0) + 1)
+                trial.set_user_attr(TAKEN_AT, time.time())
                 if frozen.user_attrs.get(WAITS) is not None:
                     trial.set_user_attr(WAITS, None)
                     trial.set_user_attr(UNCOUNTED, False)
@@ -328,9 +360,20 @@ class Study:
         chosen = "resumed_from" in next(self._enqueued(), {})
         if self._history.counted >= self.plan.trials and not chosen:
             return None
+        self._note_drawing()
         trial = self._study.ask()
         self._take(trial, 1)
         return trial
+
+    def _note_drawing(self) -> None:
+        """Keep by what this run draws, once, beside what runs before it drew by."""
+        if self._draws:
+            return
+        mine = json.loads(json.dumps(self.plan.drawn_by))
+        before = self._study.user_attrs.get(DRAWN_BY, [])
+        if mine and mine not in before:
+            self._study.set_user_attr(DRAWN_BY, [*before, mine])
+        self._draws = True
 
     def _promoted(self) -> optuna.Trial | None:
         """Return a new trial for a candidate that was stopped at a rung and now stands high enough there to go on."""
@@ -338,18 +381,18 @@ class Study:
         if not self.scheduler.rungs or any(True for _ in self._enqueued()):
             return None
         for rung in reversed(self.scheduler.rungs):
-            history = self._history
-            there = history.marks(rung)
-            if len(there) == self._marks_seen.get(rung):
-                continue  # nobody came to this rung since nobody was found
+            there, stopped = self._marks(rung), self._history.stopped(rung)
+            # One that comes to a rung while it is decided about is not among those stopped there yet.
+            if (seen := (len(there), len(stopped))) == self._marks_seen.get(rung):
+                continue  # nobody came to this rung, or was stopped at it, since nobody was found
             chosen = self.scheduler.those_who_go_on(there)
-            for old in history.stopped(rung):
+            for old in stopped:
                 if old.number in chosen:
                     self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
                     trial = self._study.ask()
                     self._take(trial, 1)
                     return trial
-            self._marks_seen[rung] = len(there)
+            self._marks_seen[rung] = seen
         return None
 
     def _enqueued(self) -> Iterator[Mapping[str, Any]]:
@@ -389,20 +432,20 @@ class Study:
 
     def _suggest(self, trial: optuna.Trial) -> Architecture | None:
         if "outcome" in trial.user_attrs:
-            self.verdict.tell(trial)
+            self._told_meanwhile.append(outcome_of(self.verdict.tell(trial)))
             self._recorded.append(trial.number)
-            return None
-        if trial.user_attrs["attempt"] > MOST_ATTEMPTS:
-            trial.set_user_attr("failure", "crash")
-            trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
-            self.verdict.tell(trial)
             return None
         # What was never suggested has no result: one that lies there is of a study that is gone.
         if self._spool is not None and "architecture" not in trial.user_attrs:
             self._spool.drop(trial.number)
         elif self._spool is not None and (kept := self._spool.take(trial.number)) is not None:
-            self._record(trial, kept)
+            self._told_meanwhile.append(outcome_of(self._record(trial, kept)))
             self._recorded.append(trial.number)
+            return None
+        if trial.user_attrs["attempt"] > MOST_ATTEMPTS:
+            trial.set_user_attr("failure", "crash")
+            trial.set_user_attr("failure_reason", f"its process died {MOST_ATTEMPTS} times while it was under way")
+            self._told_meanwhile.append(outcome_of(self.verdict.tell(trial)))
             return None
         architecture = self.space.suggest(trial)
         trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))

@@ -32,4 +32,6 @@ def study_plots(
             plots[name] = figure.plot.update_layout(
                 title={"text": figure.title}, margin={"t": 50}, showlegend=name != "hypervolume"
             )
+            if name != "hypervolume":
+                figure.plot.update_yaxes(range=None, autorange=True)  # here no note says that some lie outside
     return plots

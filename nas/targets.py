@@ -101,6 +101,9 @@ def locate_target(key: str, path: str, allow_modules: Sequence[str] = ()) -> Any
         module = importlib.import_module(module_name)
     except ImportError as error:
         raise InputError(f"{key}={path} cannot be imported: {error}; check the path and the working directory.") from None
+    except Exception as error:  # noqa: BLE001 - whatever is wrong in a module of a user's own
+        said = (str(error).strip().splitlines() or [""])[0].rstrip(".")
+        raise InputError(f"{key}={path} cannot be imported ({type(error).__name__}: {said}): mend {module_name}.") from None
     found = getattr(module, name, None)
     if found is None or not callable(found):
         classes = [known for known, value in vars(module).items() if isinstance(value, type)]

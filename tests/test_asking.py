@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from nas.asking import doubts, make_question
+from nas.asking import make_question
 from nas.compose import compose
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, SearchConfig, parse_search
+from nas.drawn import doubts, drawn_by
 from nas.errors import InputError
 from nas.targets import build_target
 from tests.browser import ask, needs_chromium
@@ -80,13 +81,13 @@ def test_many_values_must_be_named() -> None:
     ],
 )
 def test_what_spoils_the_sample_is_told(arguments: list[str], doubt: str) -> None:
-    (told,) = doubts(config(*arguments))
+    (told,) = doubts((drawn_by(config(*arguments)),))
     assert told.startswith(doubt)
 
 
 @pytest.mark.parametrize("more", [["sampler=random"], ["sampler=qmc"], ["sampler=random", "constraints.top1=0.9"]])
 def test_a_fair_sample_raises_no_doubt(more: list[str]) -> None:
-    assert doubts(config("scheduler=none", *more)) == ()
+    assert doubts((drawn_by(config("scheduler=none", *more)),)) == ()
 
 
 def test_a_question_that_cannot_be_asked_writes_nothing(search: Search, workdir: Path) -> None:

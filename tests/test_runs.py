@@ -112,6 +112,16 @@ def test_a_password_that_was_masked_is_asked_for(copy: Path) -> None:
         read_run(StudyKeys("osa_digits"))
 
 
+def test_a_storage_that_is_given_stands_for_one_that_is_not_known_here(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NAS_STORAGE", raising=False)
+    config = yaml.safe_load((copy / "config.yaml").read_text())
+    config["study"]["storage"] = "${oc.env:NAS_STORAGE}"
+    (copy / "config.yaml").write_text(yaml.safe_dump(config))
+    with pytest.raises(InputError, match="NAS_STORAGE"):
+        read_run(StudyKeys("osa_digits"))
+    assert len(read_run(StudyKeys("osa_digits", storage=f"sqlite:///{copy}/study.db")).outcomes) == 3
+
+
 @pytest.mark.usefixtures("copy")
 def test_trials_by_number() -> None:
     run = read_run(StudyKeys("osa_digits"))

@@ -139,3 +139,20 @@ def test_failures_take_no_place_among_what_the_sampler_learns_from() -> None:
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
     history = History().update(study.trials)
     assert _window(history, _Best().update(study, history)) == set(range(LOOKS_AT))
+
+
+def test_a_trial_that_has_no_place_in_a_grid_can_be_told_when_one_place_is_left() -> None:
+    """Such as a first trial of the user's, or one that goes on with another one."""
+    grid: dict[str, list[int]] = {"x0": [1, 2]}
+
+    def make(**extra: object) -> optuna.samplers.GridSampler:
+        return optuna.samplers.GridSampler(grid, **extra)  # type: ignore[arg-type]
+
+    study = optuna.create_study(sampler=TrialSeededSampler(optuna.samplers.GridSampler, make, seed=3))
+    study.enqueue_trial({"x0": 1})
+    given, first = study.ask(), study.ask()
+    for trial in (given, first):
+        trial.suggest_int("x0", 0, 999)
+    study.tell(first, 0.0)
+    study.tell(given, 0.0)
+    assert {first.params["x0"], study.ask().suggest_int("x0", 0, 999)} == {1, 2}

@@ -31,6 +31,7 @@ from nas.scheduler import Mark, MoAsha, Scheduler, default_rungs, make_scheduler
 from nas.spool import Spool
 from nas.storage import memory_storage
 from nas.study import MOST_REPEATS
+from nas.summary import savings
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings
@@ -91,7 +92,8 @@ def learning(architecture: ToyArchitecture, epochs: int) -> Evaluation:
     luck = 0.4 + 0.6 * (architecture.width * 7919 % 97) / 97  # of equal width some are much better, so others are dominated
     course = [luck * full.top1 * (1 - math.exp(-3 * epoch / EPOCHS)) for epoch in range(1, epochs + 1)]
     losses = tuple(1 - value for value in course)
-    metrics = replace(full, top1=course[-1], epochs=epochs, train_loss=losses, curve=((epochs, course[-1]),))
+    curve = ((epochs, course[-1]),)
+    metrics = replace(full, top1=course[-1], epochs=epochs, train_loss=losses, curve=curve, train_seconds=float(epochs))
     return Evaluation(metrics, state=None if epochs == EPOCHS else json.dumps({"epochs": epochs}).encode())
 
 
@@ -427,6 +429,41 @@ def test_one_whose_state_is_lost_is_not_judged_again_where_it_was_let_through(
         legs = [until for number, _, until in engine.requests if number == trial.number]
         assert legs[0] == {1: 3, 3: EPOCHS}[stopped_at]
         assert "rung:1" not in trial.user_attrs
+
+
+def test_marks_of_another_score_are_not_compared(tmp_path: Path, request_: EvaluationRequest) -> None:
+    storage, plan = memory_storage(), replace(PLAN, trials=12)
+    for trials, score in ((12, "loss"), (24, "objective")):
+        opened = Run(tmp_path, plan=replace(plan, trials=trials), storage=storage)
+        opened.study.scheduler = MoAsha((1,), eta=3.0, score=score)  # type: ignore[arg-type]
+        run(
+            opened.study,
+            ToyEngine(),
+            lambda asked: replace(request_, architecture=asked.architecture),
+            Watcher(),
+            InterruptGate(),
+        )
+        opened.owner.close()
+    marks = History().update(opened.study.trials).marks(1)
+    assert {mark.score for mark in marks.values()} == {"loss", "objective"}
+    later = {number: mark for number, mark in marks.items() if mark.score == "objective"}
+    chosen = opened.study.scheduler.those_who_go_on(later)
+    stopped = [n for n in later if opened.study.trials[n].state == TrialState.PRUNED]
+    resumed = {trial.user_attrs.get("resumed_from") for trial in opened.study.trials}
+    assert stopped and not [number for number in stopped if number in chosen and number not in resumed]
+
+
+def test_a_training_that_begins_anew_says_so(tmp_path: Path, request_: EvaluationRequest) -> None:
+    scheduler, plan = MoAsha((1,), eta=3.0), replace(PLAN, trials=40)
+    kept, _ = search(tmp_path / "kept", plan, scheduler, request_, ToyEngine())
+    lost = Run(tmp_path / "lost", plan=plan, storage=memory_storage())
+    lost.study.scheduler, engine = scheduler, ToyEngine()
+    run(lost.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
+    for opened, anew in ((kept, None), (lost, True)):
+        resumed = [trial for trial in opened.study.trials if "resumed_from" in trial.user_attrs]
+        assert resumed and all(trial.user_attrs.get("anew") is anew for trial in resumed)
+    (told,) = [line for line in savings(lost.study.finished, EPOCHS) if line.startswith("stopping")]
+    assert f"; {engine.epochs} of " in told
 
 
 def test_a_promotion_takes_no_first_trial_for_itself(tmp_path: Path, request_: EvaluationRequest) -> None:

@@ -37,6 +37,16 @@ def test_it_is_the_front_of_all_trials(tmp_path: Path, step_s: float) -> None:
         assert standing.hypervolume == pytest.approx(normalised_hypervolume(values))
 
 
+def test_a_trial_that_was_seen_before_it_is_told_stands_there_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan=replace(PLAN, trials=6))
+    standing = Standing(run.study, Clock(1.0))
+    run.go()
+    standing.look()
+    for outcome in run.study.finished:
+        assert not standing.take(outcome)
+    assert [trial.number for trial in standing.front] == [trial.number for trial in run.study.front()]
+
+
 def test_looking_takes_a_small_share_of_the_time(tmp_path: Path) -> None:
     run = Run(tmp_path, plan=replace(PLAN, trials=30))
     clock = Clock(1.0)

@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from nas.asking import doubts, make_question
+from nas.asking import make_question
 from nas.compose import compose, studies
 from nas.config.search import SEARCH_GROUPS, SEARCH_ROOT, parse_search
+from nas.drawn import doubts, drawn_by
 from nas.targets import build_target
 from search_spaces import osa
 from search_spaces.base import RandomTrial
@@ -72,7 +73,7 @@ def test_a_question_compares_equal_work_and_draws_a_fair_sample(study: str) -> N
     space = build_target("space", config.space)
     assert isinstance(space, Rivals)
     question = make_question(config, space)
-    assert question is not None and question.values == tuple(space.arms) and question.asks and doubts(config) == ()
+    assert question is not None and question.values == tuple(space.arms) and question.asks and doubts((drawn_by(config),)) == ()
     off: dict[str, list[float]] = {arm: [] for arm in space.arms}
     for seed in range(16):
         trial = RandomTrial(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from optuna.trial import TrialState
 
 from nas import gathering
 from nas.archive import read_archive
+from nas.beside import MOST_ATTEMPTS
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
@@ -467,6 +469,67 @@ def test_two_processes_keep_a_seed_once_and_evaluate_a_reference_once(tmp_path: 
     assert one.study.beside.begin_reference("r") == "here"
     one.study.beside.record_reference("r", found)
     assert [reference.name for reference in one.study.beside.references] == ["r"]
+    assert other.study.beside.begin_reference("r") == one.study.beside.begin_reference("r") == "known"
+
+
+def test_a_reference_whose_process_may_be_dead_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = memory_storage()
+    one, other = Run(tmp_path, storage=storage), Run(tmp_path, storage=storage)
+    assert one.study.beside.begin_reference("r") == "here"
+    monkeypatch.setattr(other.owner, "lives", lambda name: True)
+    monkeypatch.setattr(other.owner, "is_unsure", lambda name: True)
+    assert other.study.beside.begin_reference("r") == "unsure"
+    monkeypatch.setattr(other.owner, "is_unsure", lambda name: False)
+    assert other.study.beside.begin_reference("r") == "elsewhere"
+    monkeypatch.setattr(other.owner, "lives", lambda name: False)
+    assert other.study.beside.begin_reference("r") == "here"
+
+
+def test_what_another_process_finished_ends_no_search(tmp_path: Path) -> None:
+    storage = memory_storage()
+    slow, fast = Run(tmp_path, storage=storage), Run(tmp_path, storage=storage)
+    first, second = slow.study.ask(), slow.study.ask()
+    assert first is not None and second is not None
+    found = toy_evaluation(first.architecture)  # type: ignore[arg-type]
+    slow.die()
+    for _ in range(2):  # the other process takes both for left behind
+        asked = fast.study.ask()
+        assert asked is not None
+        fast.study.tell(asked.number, toy_evaluation(asked.architecture))  # type: ignore[arg-type]
+    at_a_rung = replace(found, metrics=replace(found.metrics, epochs=1, train_loss=(1.0,)))
+    assert slow.study.goes_on(first.number, at_a_rung) is False
+    assert slow.study.tell(first.number, at_a_rung, 1).state == "complete"  # the other one's result stands
+    slow.study.release(second.number)
+    assert slow.study.trials[second.number].user_attrs["attempt"] == 2
+
+
+def test_a_spooled_result_is_taken_however_often_its_processes_died(tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", PLAN.name)
+    for _ in range(MOST_ATTEMPTS):
+        run = Run(tmp_path, spool=spool)
+        asked = run.study.ask()
+        assert asked is not None
+        run.die()
+    run.study.keep(asked.number, toy_evaluation(asked.architecture))  # type: ignore[arg-type]
+    again = Run(tmp_path, spool=spool)
+    following = again.study.ask()
+    assert following is not None and following.number != asked.number
+    assert again.study.trials[asked.number].state == TrialState.COMPLETE
+    assert [outcome.number for outcome in again.study.told_meanwhile()] == [asked.number]
+
+
+def test_a_trial_that_is_begun_again_says_when(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(tmp_path)
+    asked = run.study.ask()
+    assert asked is not None
+    run.die()
+    again = Run(tmp_path)
+    before = time.time()
+    taken = again.study.ask()
+    assert taken is not None and taken.number == asked.number
+    outcome = again.study.tell(taken.number, toy_evaluation(taken.architecture))  # type: ignore[arg-type]
+    assert outcome.started_at is not None and before <= outcome.started_at <= time.time()
+    assert outcome.ended_at is not None and outcome.started_at <= outcome.ended_at
 
 
 def test_study_attributes(tmp_path: Path) -> None:

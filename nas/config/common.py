@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from nas.errors import InputError, suggestion
@@ -43,6 +44,11 @@ class StudyKeys:
         """The keys as another command takes them; a password in ``storage`` is left for the user to give again."""
         given = (("study", self.study), ("run_dir", self.run_dir))
         return " ".join(shlex.quote(f"{key}={value}") for key, value in given if value is not None)
+
+
+def study_key(name: str, run_dir: Path) -> str:
+    """Return how the other commands are told which study is meant."""
+    return f"study={name}" if run_dir == Path("runs") / name else shlex.quote(f"run_dir={run_dir}")
 
 
 def reject_unknown(prefix: str, values: Mapping[str, Any], known: set[str]) -> None:

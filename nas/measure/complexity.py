@@ -21,7 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nas.errors import RunError
 from nas.measure.operations import Operations, shape_only
-from nas.measure.record import Record
+from nas.measure.record import YOUNGER, Record
 
 # Up to here a real pass on one core takes some hundredths of a second; torch's shape-only kernels are Python and take longer.
 _QUICKLY_RUN = 4e9
@@ -41,6 +41,8 @@ class LayerCost(Record):
         mult_adds: Multiply-accumulates; a bias costs none.
         mem_access: Elements read and written (see ``Complexity``); defined for convolutions only, else ``None``.
         mem_access_bound: The least that ``mem_access`` could be at equal multiply-adds and weights; ``None`` where that is.
+        kernel_size: Of a convolution, by axis; ``None`` of others, and in records that were made before it was kept.
+        groups: Likewise.
     """
 
     name: str
@@ -51,6 +53,8 @@ class LayerCost(Record):
     mult_adds: int
     mem_access: int | None
     mem_access_bound: float | None
+    kernel_size: tuple[int, ...] | None = field(default=None, metadata=YOUNGER)
+    groups: int | None = field(default=None, metadata=YOUNGER)
 
 
 @dataclass(frozen=True)
@@ -202,7 +206,8 @@ def _layer_cost(name: str, layer: nn.Module, x: Tensor, y: Tensor) -> LayerCost:
     weights = math.prod(layer.kernel_size) * layer.in_channels * layer.out_channels // layer.groups
     mem_access = x.numel() + y.numel() + weights
     bound = 2 * math.sqrt(x.numel() * y.numel()) + weights
-    return LayerCost(name, "conv", *shapes, params, positions * weights, mem_access, bound)
+    kernel_size = tuple(layer.kernel_size)
+    return LayerCost(name, "conv", *shapes, params, positions * weights, mem_access, bound, kernel_size, layer.groups)
 
 
 def _thop_mult_adds(layer: Any, x: Tensor, y: Tensor) -> int:

@@ -8,6 +8,9 @@ from typing import Any, Self, Union, get_args, get_origin, get_type_hints
 
 from nas.errors import InputError
 
+YOUNGER: Mapping[str, Any] = {"younger": True}
+"""The metadata of a field, with a default, that records of an earlier version lack."""
+
 
 class SensorError(Exception):
     """A quantity cannot be measured here; the message is the reason that the result carries in its place."""
@@ -25,17 +28,19 @@ class Record:
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Restore what ``to_dict`` gave, also after a way through JSON.
 
+        A field that is marked ``YOUNGER`` than the first records may be missing, and has its default then.
+
         Raises:
-            InputError: A field is missing or unknown.
+            InputError: Another field is missing, or one is unknown.
         """
         if not isinstance(data, Mapping):
             raise InputError(f"a stored {cls.__name__} is no mapping; measure again")
-        names = {field.name for field in dataclasses.fields(cls)}
-        if names != data.keys():
-            wrong = ", ".join(sorted(names ^ data.keys()))
-            raise InputError(f"a stored {cls.__name__} has missing or unknown fields ({wrong}); measure again")
+        fields = dataclasses.fields(cls)
+        needed = {field.name for field in fields if not field.metadata.get("younger")}
+        if wrong := (needed - data.keys()) | (data.keys() - {field.name for field in fields}):
+            raise InputError(f"a stored {cls.__name__} has missing or unknown fields ({', '.join(sorted(wrong))}); measure again")
         hints = get_type_hints(cls)
-        return cls(**{name: _restored(hints[name], data[name]) for name in names})
+        return cls(**{name: _restored(hints[name], data[name]) for name in data})
 
 
 def _plain(value: Any) -> Any:

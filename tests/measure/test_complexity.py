@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
+from nas.drawing import kind_of
 from nas.errors import InputError, RunError
 from nas.measure.complexity import Complexity, count
 from search_spaces import dense, osa
@@ -316,6 +317,26 @@ def test_model_is_left_as_it_was_and_nothing_is_printed(capsys: pytest.CaptureFi
 def test_survives_json() -> None:
     cost = count(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)), (3, 6, 6))
     assert Complexity.from_dict(json.loads(json.dumps(cost.to_dict()))) == cost
+
+
+def test_record_made_before_kernels_were_kept_can_be_read() -> None:
+    stored = json.loads(json.dumps(count(nn.Conv2d(9, 9, 3, groups=9), (9, 4, 4)).to_dict()))
+    assert kind_of(Complexity.from_dict(stored).layers[0]) == "depthwise conv 3×3"
+    del stored["layers"][0]["kernel_size"], stored["layers"][0]["groups"]
+    assert kind_of(Complexity.from_dict(stored).layers[0]) == "conv"
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (nn.Conv2d(4, 4, 3, groups=4), "depthwise conv 3×3"),
+        (nn.Conv2d(4, 8, 1), "conv 1×1"),
+        (nn.Conv2d(4, 8, (1, 3), groups=2), "2 groups, conv 1×3"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(4 * 4 * 4, 2)), "linear"),
+    ],
+)
+def test_what_a_layer_is_called(layer: nn.Module, kind: str) -> None:
+    assert [kind_of(cost) for cost in count(layer, (4, 4, 4)).layers] == [kind]
 
 
 def test_foreign_json_is_refused_by_field() -> None:
