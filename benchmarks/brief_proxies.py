@@ -66,6 +66,8 @@ def main() -> None:
     torch.set_num_threads(1)
     table = Table.read(f"benchmarks/tables/{options.name}.parquet")
     conditions = read_conditions(options.name, options.images, 1)
+    if (known := table.made["data"]["fingerprint"]) != (found := conditions.bundle.facts()["fingerprint"]):
+        raise InputError(f"--images={options.images} holds other images than {table.path} was made of ({found} and not {known}).")
     rows = list(table.rows.values())[: options.networks]  # the table's order is a shuffled one
     seeds = range(10, 10 + options.seeds)
     truth: list[list[float]] = []

@@ -43,7 +43,10 @@ def one_run(overrides: list[str], folder: Path) -> Run:
     for trial in study.trials:
         if reason := trial.user_attrs.get("failure_reason"):
             raise SystemExit(f"error: trial {trial.number} failed: {reason}")
-    busy = [trial.user_attrs["train_seconds"] + trial.user_attrs["measure_seconds"] for trial in study.trials]
+    # A repeat was not evaluated; what went on from where another trial had been stopped has the seconds of both.
+    went_on = {trial.user_attrs.get("resumed_from") for trial in study.trials}
+    evaluated = [trial for trial in study.trials if trial.number not in went_on and "reused_from" not in trial.user_attrs]
+    busy = [(t.user_attrs.get("train_seconds") or 0.0) + (t.user_attrs.get("measure_seconds") or 0.0) for t in evaluated]
     first = min(trial.datetime_start for trial in study.trials if trial.datetime_start is not None)
     return Run(wall, sum(busy) + probe, min(busy), (first - launched).total_seconds(), len(busy))
 

@@ -16,6 +16,7 @@ def proxies(row: Row, epoch: int) -> dict[str, float]:
     return {
         "top1": row.top1[epoch - 1],
         "top1_mean": statistics.fmean(late),
+        "train_loss": -row.train_loss[epoch - 1],
         "train_loss_area": -statistics.fmean(row.train_loss[:epoch]),
     }
 

@@ -20,6 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from closing import keep, show
 from gpu_check import osa_cifar
@@ -120,7 +121,7 @@ def main() -> None:
     ratios: dict[int, float] = {}
     for count in counts:
         against = [one / many for one, many in zip(seconds[counts[0]], seconds[count], strict=True)]
-        low, middle, high = statistics.quantiles(against, n=4)
+        low, middle, high = np.quantile(against, [0.25, 0.5, 0.75]).tolist()
         ratios[count] = middle
         rate = 60 * len(work) / statistics.median(seconds[count])
         table.add_row(str(count), f"{rate:.1f}", f"{middle:.2f}", f"{low:.2f} to {high:.2f}", f"{middle * counts[0] / count:.2f}")

@@ -140,7 +140,9 @@ def test_proxies_are_those_of_a_training_that_ended_there(monkeypatch: pytest.Mo
     proxies = importlib.import_module("proxies").proxies
     row = network(4, "a")
     after = {epoch: proxies(row, epoch) for epoch in (1, 3, 6)}
-    assert after[1] == {"top1": row.top1[0], "top1_mean": row.top1[0], "train_loss_area": -row.train_loss[0]}
+    loss = -row.train_loss[0]
+    assert after[1] == {"top1": row.top1[0], "top1_mean": row.top1[0], "train_loss": loss, "train_loss_area": loss}
+    assert after[3]["train_loss"] == -row.train_loss[2]
     assert after[3]["top1_mean"] == row.top1[2] and after[3]["train_loss_area"] == -sum(row.train_loss[:3]) / 3
     assert after[6]["top1_mean"] == pytest.approx((row.top1[4] + row.top1[5]) / 2)
 
