@@ -48,7 +48,7 @@ class Standing:
         self._measure()
 
     def take(self, trial: Outcome) -> bool:
-        """Take in a trial of this process that ended; return whether it was time to look, so that those of others are seen too."""
+        """Take in a trial of this process that ended; return whether it was time to look, and others' were seen too."""
         if self._clock() >= self._look_due_s:
             self.look()
             return True
