@@ -72,7 +72,8 @@ def find_backbone(model: str | None) -> tuple[nn.Module, int]:
         space = osa.OSASpace()
         return osa.build(space.preset("vovnet27_slim"), 3, 10, features=(1, 2, 3)), 3
     description = read_description(model)
-    stages = len(description.architecture["stages"])
+    # Of a network from a library the stages are not known: where it has no maps to give, loading says so.
+    stages = len(description.architecture.get("stages", range(3)))
     return load_model(model, features=tuple(range(1, stages + 1))).train(), description.input_shape[0]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nas.cli import run_command
-from nas.compose import compose
+from nas.compose import compose, resolve_written
 from nas.config.export import EXPORT_GROUPS, EXPORT_ROOT, ExportConfig, parse_export
 from nas.errors import InputError, RunError
 
@@ -49,6 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     config = parse_export(compose("export", EXPORT_ROOT, EXPORT_GROUPS, arguments, study=False).plain)
 
+    import torch
+
     from nas.console import make_console
     from nas.exporting import export, refuse_existing, usage
     from nas.files import make_run_dir
@@ -63,7 +65,10 @@ def main(arguments: Sequence[str]) -> int:
     if not config.overwrite:
         refuse_existing(folder, config.format, config.normalise)
     settings = replace(config.measure, precision="fp32", memory_format="contiguous")
-    conditions = resolve_conditions(settings, resolve_device(config.device))
+    device = resolve_device(config.device)
+    # onnxruntime runs on the CPU.
+    devices = {format: torch.device("cpu") if format == "onnx" else device for format in config.format}
+    conditions = {format: resolve_conditions(settings, device) for format, device in devices.items()}
     make_run_dir(folder, "out")
     done = []
     with console.status("exporting") as status:
@@ -76,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
                         format,
                         folder,
                         normalise=config.normalise,
-                        conditions=conditions,
+                        conditions=conditions[format],
                         space=space,
                         on_stage=status.update,
                     )
@@ -115,7 +120,7 @@ def _space(config: ExportConfig, description: Description) -> SearchSpace | None
         return None
     from nas.targets import build_target
 
-    space: SearchSpace = build_target("space", dict(description.space), config.allow_modules)
+    space: SearchSpace = build_target("space", resolve_written(description.space), config.allow_modules)
     return space
 
 
@@ -130,13 +135,14 @@ def _show(done: Sequence[Exported]) -> None:
         table.add_column(title, justify="left" if title in ("format", "runtime") else "right")
     for exported in done:
         record = exported.record
+        mine, eager = record["latency_ms"], record["eager_latency_ms"]
         table.add_row(
             exported.format,
             f"{record['bytes'] / 1e6:.2f} MB",
             f"{record['checked']['largest_relative_difference']:.1e}",
-            f"{record['latency_ms']:.4g} ± {record['latency_iqr_ms']:.2g} ms",
-            show(METRICS["latency_ms"], record["eager_latency_ms"]),
-            f"{record['latency_ms'] / record['eager_latency_ms']:.2f}",
+            "–" if mine is None else f"{mine:.4g} ± {record['latency_iqr_ms']:.2g} ms",
+            show(METRICS["latency_ms"], eager),
+            "–" if mine is None or eager is None else f"{mine / eager:.2f}",
             record["runtime"],
         )
     console = make_console()
@@ -145,6 +151,9 @@ def _show(done: Sequence[Exported]) -> None:
     note = f"latency of batches of {batch_size} in fp32, median ± interquartile range; difference relative to the largest output"
     console.print(note, style="dim", markup=False, soft_wrap=True)
     for exported in done:
+        for name in ("latency_ms", "eager_latency_ms"):
+            if (reason := exported.record.get(f"{name}_reason")) is not None:
+                console.print(f"{name} of {exported.format} was not measured: {reason}", markup=False, soft_wrap=True)
         for flag in exported.record["measure_flags"]:
             console.print(f"in doubt, {exported.format}, {flag}", markup=False, soft_wrap=True)
 

@@ -27,6 +27,7 @@ from nas.files import write_bytes, write_json
 from nas.measure import latency, subject
 from nas.measure.fingerprint import fingerprint
 from nas.measure.lock import exclusive
+from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
 from nas.shipped import Description, load_model, pack
 from search_spaces.base import SearchSpace
@@ -76,7 +77,8 @@ def export(
         format: Into which format.
         folder: Where the file goes; one that is there is replaced.
         normalise: Whether it takes pixels scaled to 0..1.
-        conditions: Under which it is timed, in fp32; an ONNX file is timed on the CPU, by onnxruntime.
+        conditions: Under which it is timed, in fp32; of a CPU for an ONNX file, which onnxruntime runs there. Where it cannot be
+            timed, the record says why.
         space: The design space of a family of the user's own.
         on_stage: Called with the name of each stage as it begins.
 
@@ -84,6 +86,8 @@ def export(
         InputError: The format cannot express the network; nothing was written.
         RunError: The file does not compute what the network does; nothing was written.
     """
+    if format == "onnx" and conditions.device != "cpu":
+        raise ValueError("an ONNX file is timed on the CPU")
     model = load_model(model_path, normalise=normalise, space=space)
     name = "model-normalised" if normalise else "model"
     path = file_of(folder, name, format)
@@ -246,26 +250,24 @@ def _latencies(
     model: nn.Module, timed: Callable[[int], nn.Module], description: Description, format: Format, conditions: MeasureConditions
 ) -> dict[str, Any]:
     """Time the export and, in the same minute, the network itself."""
-    if format == "onnx" and conditions.device != "cpu":
-        from nas.measure.device import resolve_conditions
-        from nas.measure.settings import MeasureSettings
-
-        settings = MeasureSettings(batch_size=conditions.batch_size, precision="fp32", memory_format="contiguous")
-        conditions = resolve_conditions(settings, torch.device("cpu"))
     conditions = replace(conditions, precision="fp32", memory_format="contiguous", tf32=False, variants=())
     device = torch.device(conditions.device)
-    found = {}
-    with exclusive(device, conditions.lock_seconds):
-        for what, module in (("export", timed(conditions.threads or 1)), ("eager", model)):
-            net = subject.of(module, description.input_shape, conditions)
-            found[what] = latency.measure(net)
-    mine, theirs = found["export"].eager, found["eager"].eager
+    figures: dict[str, float | str | None] = dict.fromkeys(
+        ("latency_ms", "latency_iqr_ms", "eager_latency_ms", "eager_latency_iqr_ms")
+    )
+    flags: list[str] = []
+    try:
+        with exclusive(device, conditions.lock_seconds):
+            for what, prefix, module in (("export", "", timed(conditions.threads or 1)), ("eager", "eager_", model)):
+                result = latency.measure(subject.of(module, description.input_shape, conditions))
+                figures |= {f"{prefix}latency_ms": result.eager.median_ms, f"{prefix}latency_iqr_ms": result.eager.iqr_ms}
+                flags += [f"{what}: {flag}" for flag in result.flags]
+    except SensorError as refusal:
+        missing = [name for name in ("latency_ms", "eager_latency_ms") if figures[name] is None]
+        figures |= {f"{name}_reason": str(refusal) for name in missing}
     return {
-        "latency_ms": mine.median_ms,
-        "latency_iqr_ms": mine.iqr_ms,
-        "eager_latency_ms": theirs.median_ms,
-        "eager_latency_iqr_ms": theirs.iqr_ms,
-        "measure_flags": [f"{what}: {flag}" for what, result in found.items() for flag in result.flags],
+        **figures,
+        "measure_flags": flags,
         "runtime": f"onnxruntime {version('onnxruntime')}, CPU" if format == "onnx" else f"torch {torch.__version__}",
         "conditions": conditions.to_dict(),
         "device": fingerprint(device, conditions.threads).to_dict(),

@@ -78,7 +78,13 @@ def _accuracy(metrics: Mapping[str, Any]) -> Iterator[str]:
     yield f"  Standard error from their number: {error:.2f} points; another seed's training would differ on top of it."
     yield f"- {100 * metrics['test_top5']:.2f} % top-5, cross-entropy {metrics['test_loss']:.4f}."
     if metrics["brief_validation_top1"] is not None:
-        yield f"- After the search's brief training: {100 * metrics['brief_validation_top1']:.2f} % on the validation part."
+        stopped_at = metrics.get("brief_stopped_at")
+        after = "the search's brief training" if stopped_at is None else f"{_epochs(stopped_at)}, at which the search stopped it"
+        yield f"- After {after}: {100 * metrics['brief_validation_top1']:.2f} % on the validation part."
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' * (count != 1)}"
 
 
 def _measured(metrics: Mapping[str, Any]) -> Iterator[str]:

@@ -48,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
 
     Raises:
         InputError: If the input cannot be used; nothing was written then.
-        RunError: If the training diverged.
+        RunError: If the training diverged, or there is not enough memory or room on the disk.
     """
     if "--help" in arguments or "-h" in arguments:
         print(HELP)
@@ -80,7 +80,7 @@ def _retrain(plan: Plan, config: RetrainConfig, console: Console) -> int:
     from nas.errors import InputError
     from nas.files import make_run_dir
     from nas.interrupt import Interrupted, InterruptGate
-    from nas.retraining import retrain
+    from nas.retraining import again, retrain
 
     if plan.other_device is not None:
         told = f"the search ran on {plan.other_device}, this is another device: its figures will be labelled"
@@ -104,8 +104,7 @@ def _retrain(plan: Plan, config: RetrainConfig, console: Console) -> int:
     except Timeout:
         raise InputError(f"{plan.folder} is in use by another retraining: wait for its end, or give out=<folder>.") from None
     except Interrupted:
-        again = "without overwrite=true the same command" if config.overwrite else "the same command"
-        console.print(f"interrupted: {again} goes on where it was")
+        console.print(f"interrupted: {again(config.overwrite)} goes on where it was")
         return EXIT_INTERRUPTED
     _finish(plan, metrics, console)
     return 0
@@ -135,8 +134,8 @@ def _audit(config: RetrainConfig, given: frozenset[str], console: Console) -> in
     except Timeout:
         raise InputError(f"{folder} is in use by another audit: wait for its end, or give out=<folder>.") from None
     except InputError:
-        if made is not None:
-            shutil.rmtree(made)  # a moment old, and nothing came into it
+        if made is not None and all(path.is_dir() or path.name == ".lock" for path in made.rglob("*")):
+            shutil.rmtree(made)  # a moment old, and no training has ended in it
         raise
     except Interrupted:
         console.print("interrupted: the same command goes on where it was")
@@ -197,7 +196,8 @@ def _finish(plan: Plan, metrics: Mapping[str, Any], console: Console) -> None:
     for title in ("", "in the search", "retrained"):
         table.add_column(title, justify="left" if not title else "right")
     error = f" ± {100 * metrics['test_top1_standard_error']:.2f}"
-    table.add_row("top1", show(METRICS["top1"], brief.get("top1")), show(METRICS["top1"], metrics["test_top1"]) + error)
+    stopped = "" if outcome is None or outcome.state != "pruned" else f", {outcome.pruned_reason}"
+    table.add_row("top1", show(METRICS["top1"], brief.get("top1")) + stopped, show(METRICS["top1"], metrics["test_top1"]) + error)
     for name in ("latency_ms", "energy_j", "flops_per_s", "peak_memory_mb", "params"):
         here = metrics.get(name)
         if here is not None or brief.get(name) is not None:

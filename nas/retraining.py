@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import glob
+import json
 import shutil
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol
 
 import torch
 import yaml
 from torch import nn
 
+from nas.analyse.spread import share_error
+from nas.catalogue import ReferenceSpace
 from nas.choosing import Chosen, choose
 from nas.config.retrain import RetrainConfig
+from nas.config.search import SearchConfig
 from nas.drawing import curve_svg, diagram_svg
 from nas.errors import InputError, RunError
+from nas.failures import first_line, is_out_of_memory
 from nas.files import write_csv, write_json, write_text
 from nas.found import read_file
-from nas.measure.device import fed_cpus, resolve_conditions, resolve_device
+from nas.measure.device import fed_cpus, lacks_precision, resolve_conditions, resolve_device
 from nas.measure.fingerprint import DeviceFingerprint, fingerprint
+from nas.measure.lock import Shared
 from nas.measure.measurement import Measurement, Measuring
 from nas.measure.settings import MeasureConditions
 from nas.model_card import write_card
@@ -30,9 +39,10 @@ from nas.runs import Run
 from nas.shipped import FAMILIES, WEIGHTS, Description, load_model, write_model
 from nas.targets import build_target
 from nas.train.data import DataBundle, DataRequest, load_bundle
-from nas.train.full import FullResult, TrainingDiverged, fit_full, resolve_full
+from nas.train.full import FullResult, Part, TrainingDiverged, check_devices, fit_full, resolve_full
 from nas.train.recipe import Score, ieee_fp32, place, score
 from nas.train.settings import FullSettings, NumericFormat
+from search_spaces.base import Architecture, SearchSpace
 
 METRICS_FILE = "metrics.json"
 _CHECKPOINTS = "checkpoints"
@@ -90,19 +100,20 @@ def prepare(run: Run, config: RetrainConfig, given: frozenset[str]) -> Plan:
     chosen = choose(run, config.pick, config.trial, config.architecture)
     search = run.config(config.data)
     device = resolve_device(config.device or search.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # a loader pins memory, and libraries allocate, on the current device
     request = DataRequest(build_target("data", search.source, search.allow_modules), search.data, search.seed)
     bundle = load_bundle(request, device)
-    known = run.record["data"]
-    if bundle.fingerprint != known["fingerprint"] or bundle.split_digest != known["split_digest"]:
-        raise InputError(
-            f"data: the images are not those of the search (fingerprint {bundle.fingerprint[:12]} and not "
-            f"{known['fingerprint'][:12]}): point data.root to the same set."
-        )
+    _check_images(run, search, bundle)
     trained = run.record["conditions"]["train"]
     numeric = NumericFormat(trained["precision"], trained["memory_format"])
     if run.record["conditions"]["device"]["kind"] != device.type:  # what was fastest there need not run here
         numeric = NumericFormat("bf16", "channels_last") if device.type == "cuda" else NumericFormat("fp32", "contiguous")
+    if numeric.precision == "bf16" and lacks_precision("bf16", device) is not None:
+        numeric = dataclasses.replace(numeric, precision="fp32")
     settings, numeric = resolve_full(config.train, search.train, numeric)
+    on: Part = "train+validation" if config.audit is None else "train"
+    check_devices(settings, device, bundle, on)
     conditions, print_of_device, same = _conditions(run, config, device, given)
     seed = search.seed if config.seed is None else config.seed
     label = chosen.label if seed == search.seed else f"{chosen.label}-seed{seed}"
@@ -117,6 +128,8 @@ def prepare(run: Run, config: RetrainConfig, given: frozenset[str]) -> Plan:
         "measure": conditions.to_dict(),
     }
     _check_buildable(chosen, bundle)
+    if config.audit is None:
+        _check_family(run, chosen, bundle)
     return Plan(
         run=run,
         chosen=chosen,
@@ -150,6 +163,21 @@ def _conditions(
     return conditions, print_of_device, print_of_device.identity() == run.record["conditions"]["device"]
 
 
+def _check_images(run: Run, search: SearchConfig, bundle: DataBundle) -> None:
+    known = run.record["data"]
+    if bundle.fingerprint != known["fingerprint"]:
+        raise InputError(
+            f"data: the images are not those of the search (fingerprint {bundle.fingerprint[:12]} and not "
+            f"{known['fingerprint'][:12]}): point data.root to the same set."
+        )
+    if bundle.split_digest != known["split_digest"]:
+        mine, theirs = search.data.validation_fraction, run.config().data.validation_fraction
+        raise InputError(
+            f"data.validation_fraction={mine} divides the images otherwise than the search did"
+            f"{'' if mine == theirs else f' with {theirs}'}: set it back."
+        )
+
+
 def _check_buildable(chosen: Chosen, bundle: DataBundle) -> None:
     try:
         with torch.device("meta"), torch.no_grad():
@@ -158,8 +186,40 @@ def _check_buildable(chosen: Chosen, bundle: DataBundle) -> None:
     except NotImplementedError:
         return  # an operation without a shape-only form: only training can tell
     except (RuntimeError, ValueError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"network {chosen.label} cannot take the images of this study ({reason}): choose another.") from None
+        raise InputError(
+            f"network {chosen.label} cannot take the images of this study ({first_line(error)}): choose another."
+        ) from None
+
+
+def _check_family(run: Run, chosen: Chosen, bundle: DataBundle) -> None:
+    """Refuse a space of a user's own that calls its networks as ours and builds others: they could not be read back."""
+    if not _is_ours(chosen) or isinstance(chosen.space, ReferenceSpace):
+        return
+    ours = ReferenceSpace()
+    try:
+        architecture = ours.from_dict(chosen.architecture.to_dict())
+        same = _shapes(ours, architecture, bundle) == _shapes(chosen.space, chosen.architecture, bundle)
+    except (RuntimeError, ValueError):  # such as SpaceError: it is no architecture of ours at all
+        same = False
+    if not same:
+        raise InputError(_another_network(run))
+
+
+def _is_ours(chosen: Chosen) -> bool:
+    return chosen.architecture.to_dict().get("family") in FAMILIES
+
+
+def _shapes(space: SearchSpace, architecture: Architecture, bundle: DataBundle) -> dict[str, tuple[int, ...]]:
+    with torch.device("meta"):
+        model = space.build(architecture, bundle.input_shape[0], bundle.num_classes)
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def _another_network(run: Run) -> str:
+    return (
+        f"space {run.plain['space']['_target_']} builds something else for this architecture than search_spaces does: let its "
+        "architectures have a family of their own in to_dict()."
+    )
 
 
 def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
@@ -173,7 +233,8 @@ def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
         raise InputError(f"out={plan.folder} is a file: give a folder's name.")
     theirs = _identity_of(path)
     if theirs is None:
-        if plan.folder.exists() and any(plan.folder.iterdir()):
+        # Files with a dot are what a killed command was writing, and what file managers leave behind.
+        if plan.folder.exists() and any(not path.name.startswith(".") for path in plan.folder.iterdir()):
             # Whatever it is, beginning anew would delete it: even overwrite=true is for retrainings alone.
             raise InputError(f"{plan.folder} is not empty and no retraining's: give out=<folder>.")
         return None
@@ -186,7 +247,7 @@ def finished(plan: Plan, overwrite: bool) -> dict[str, Any] | None:
                 f"{plan.folder} holds a retraining under another {key}: set it back, give out=<folder>, or overwrite=true."
             )
     if (plan.folder / METRICS_FILE).exists() and (plan.folder / WEIGHTS).exists():
-        done: dict[str, Any] = read_file(plan.folder / METRICS_FILE, yaml.safe_load, "begin anew with overwrite=true")
+        done: dict[str, Any] = read_file(plan.folder / METRICS_FILE, json.loads, "begin anew with overwrite=true")
         return done
     return None
 
@@ -208,31 +269,99 @@ def retrain(plan: Plan, overwrite: bool, observer: Observer) -> dict[str, Any]:
 
     Raises:
         InputError: A checkpoint cannot be used.
-        RunError: The training diverged.
+        RunError: The network cannot be counted, its training diverged or ran out of memory, or the folder cannot be written.
     """
-    if overwrite and plan.folder.exists():
-        shutil.rmtree(plan.folder)
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    write_text(plan.folder / "config.yaml", yaml.safe_dump({"identity": dict(plan.identity)}, sort_keys=False))
     bundle = plan.bundle
     torch.manual_seed(plan.seed)
     model = plan.chosen.space.build(plan.chosen.architecture, bundle.input_shape[0], bundle.num_classes)
-    observer.stage("train")
-    trained = _train(plan, model, observer.epoch)
-    observer.stage("test")
-    tested = _test(plan, model)
-    measuring = Measuring(bundle.input_shape, plan.conditions, observer.stage)
-    measuring.count(model)
-    measuring.measure(model)
-    measurement = measuring.result()
-    observer.stage("write")
-    metrics = _metrics(plan, trained, tested, measurement)
-    _write(plan, model, trained, measurement, metrics)
+    # What cannot be counted is better known before the training.
+    counting = Measuring(bundle.input_shape, plan.conditions, observer.stage)
+    counting.count(model)
+    counted = counting.result()
+    with writing(plan.folder, again(overwrite)):
+        _begin(plan, overwrite)
+        observer.stage("train")
+        trained = _train(plan, model, observer.epoch, again(overwrite))
+        observer.stage("test")
+        tested = _test(plan, model)
+        measuring = Measuring(bundle.input_shape, plan.conditions, observer.stage, counted.complexity)
+        measuring.measure(model)
+        measured = measuring.result()
+        measurement = dataclasses.replace(measured, seconds=counted.seconds + measured.seconds)
+        observer.stage("write")
+        metrics = _metrics(plan, trained, tested, measurement)
+        _write(plan, model, trained, measurement, metrics)
     shutil.rmtree(plan.folder / _CHECKPOINTS, ignore_errors=True)
     return metrics
 
 
-def _train(plan: Plan, model: nn.Module, on_epoch: Callable[[int, int, float], None]) -> FullResult:
+@contextmanager
+def writing(folder: Path, goes_on: str) -> Iterator[None]:
+    """Say in one sentence what keeps the block from writing into a folder, such as a full disk.
+
+    Args:
+        folder: Where it writes.
+        goes_on: What goes on from there afterwards, such as "the same command".
+
+    Raises:
+        RunError: In an OSError's place.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or first_line(error)
+        raise RunError(f"{folder} cannot be written ({reason}): make room there, and {goes_on} goes on.") from error
+
+
+def again(overwrite: bool) -> str:
+    """Return what goes on where a retraining stopped, in words."""
+    return "without overwrite=true the same command" if overwrite else "the same command"
+
+
+def _begin(plan: Plan, overwrite: bool) -> None:
+    """Make the folder a retraining's; beginning anew, a kill at any moment leaves what was there whole or takes it away."""
+    folder = plan.folder
+    aside = f".{folder.name}.overwritten-"
+    for left in folder.parent.glob(f"{glob.escape(aside)}*"):  # by a command that was killed
+        shutil.rmtree(left, ignore_errors=True)
+    if overwrite and _identity_of(folder / "config.yaml") is not None:
+        away = Path(tempfile.mkdtemp(dir=folder.parent, prefix=aside))
+        folder.rename(away / folder.name)
+        shutil.rmtree(away)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / "config.yaml", yaml.safe_dump({"identity": dict(plan.identity)}, sort_keys=False))
+
+
+class Holding:
+    """Holds the devices of a training together with other trainings, and with no measurement; picklable until it is entered."""
+
+    def __init__(self, plan: Plan) -> None:
+        several = plan.settings.devices if plan.device.type == "cuda" else 1
+        self._devices = (plan.device,) if several == 1 else tuple(torch.device("cuda", index) for index in range(several))
+        self._holds: list[Shared] = []
+        self._entered = ExitStack()
+
+    def __enter__(self) -> Holding:
+        with ExitStack() as stack:
+            self._holds = [stack.enter_context(Shared(device)) for device in self._devices]
+            self._entered = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._entered.close()
+
+    @property
+    def waited_s(self) -> float:
+        """How long it has waited so far, in this process."""
+        return sum(hold.waited_s for hold in self._holds)
+
+    def give_way(self) -> None:
+        """Let those in who wait for a device alone, and come back after them."""
+        for hold in self._holds:
+            hold.give_way()
+
+
+def _train(plan: Plan, model: nn.Module, on_epoch: Callable[[int, int, float], None], goes_on: str) -> FullResult:
     try:
         return fit_full(
             model,
@@ -244,15 +373,23 @@ def _train(plan: Plan, model: nn.Module, on_epoch: Callable[[int, int, float], N
             on="train+validation",
             checkpoints=plan.folder / _CHECKPOINTS,
             on_epoch=on_epoch,
+            hold=Holding(plan),
         )
     except TrainingDiverged as error:
         raise RunError(f"the training of network {plan.chosen.label} diverged ({error}): lower train.peak_lr.") from None
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise RunError(
+            f"the training of network {plan.chosen.label} ran out of memory on {plan.device} ({first_line(error)[:200]}): lower "
+            f"train.batch_size and give overwrite=true, or free memory, and {goes_on} goes on."
+        ) from None
 
 
 def _test(plan: Plan, model: nn.Module) -> Score:
     """Score the test part: the only time that its images are looked at."""
     place(model, plan.numeric, plan.device)
-    with ieee_fp32():
+    with Shared(plan.device), ieee_fp32():
         found = score(model, plan.bundle.test_batches(_BATCH), plan.numeric)
     model.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     return found
@@ -268,11 +405,12 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
         "why": plan.chosen.why,
         "architecture_id": plan.chosen.architecture.id,
         "test_top1": tested.top1,
-        "test_top1_standard_error": math.sqrt(tested.top1 * (1 - tested.top1) / images),
+        "test_top1_standard_error": share_error(tested.top1, images),
         "test_top5": tested.top5,
         "test_loss": tested.loss,
         "test_images": images,
         "brief_validation_top1": brief.get("top1"),
+        "brief_stopped_at": brief.get("stopped_at"),
         **figures,
         **{f"{name}_reason": reason for name, reason in measurement.reasons().items()},
         "epochs": trained.epochs,
@@ -297,7 +435,7 @@ def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measu
         study=plan.run.name,
         trial=metrics["trial"],
         architecture=chosen.architecture.to_dict(),
-        space=None if _is_ours(plan) else dict(plan.run.written["space"]),
+        space=None if _is_ours(chosen) else dict(plan.run.written["space"]),
         input_shape=bundle.input_shape,
         classes=bundle.classes,
         mean=bundle.mean,
@@ -319,10 +457,6 @@ def _write(plan: Plan, model: nn.Module, trained: FullResult, measurement: Measu
     write_json(folder / METRICS_FILE, metrics)  # last: a folder with it is whole
 
 
-def _is_ours(plan: Plan) -> bool:
-    return plan.chosen.architecture.to_dict().get("family") in FAMILIES
-
-
 def _check_model(folder: Path, model: nn.Module, plan: Plan) -> None:
     """Read the network back and compare it: a space of a user's own may call its networks as ours and build others.
 
@@ -330,14 +464,15 @@ def _check_model(folder: Path, model: nn.Module, plan: Plan) -> None:
         RunError: What is read back computes something else.
     """
     images = torch.randn(2, *plan.bundle.input_shape, generator=torch.Generator().manual_seed(0))
-    again = load_model(folder, space=None if _is_ours(plan) else plan.chosen.space)
-    with torch.inference_mode():
-        same = torch.allclose(again(images), model.to("cpu").float().eval()(images), rtol=1e-4, atol=1e-4)
+    try:
+        again = load_model(folder, space=None if _is_ours(plan.chosen) else plan.chosen.space)
+    except InputError:
+        same = False
+    else:
+        with torch.inference_mode():
+            same = torch.allclose(again(images), model.to("cpu").float().eval()(images), rtol=1e-4, atol=1e-4)
     if not same:
-        raise RunError(
-            f"{folder} does not hold the network that was trained: space {plan.run.plain['space']['_target_']} builds something "
-            "else for this architecture than search_spaces does; let its architectures have a family of their own in to_dict()."
-        )
+        raise RunError(f"{folder} does not hold the network that was trained: {_another_network(plan.run)}")
 
 
 def _lists(data: Any) -> Any:

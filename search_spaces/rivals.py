@@ -27,6 +27,9 @@ _TURNS = 8
 _QUICKLY_RUN = 1e9
 """Multiply-adds up to which running a network on one core takes no longer than torch's shape-only kernels, which are Python."""
 
+_DRAWS = 16
+"""Networks of an arm that are tried before it is taken for one of which none can be built."""
+
 _LEAST_FACTOR, _GREATEST_FACTOR = 2.0**-13, 2.0**13
 """Multipliers between which every width from 1 to 8192 can become every other one."""
 
@@ -83,6 +86,9 @@ def count_mult_adds(
         input_shape: Channels, height and width of the image.
         num_classes: Classes of the data.
         device: ``cpu`` runs the network; ``meta`` counts by shapes, which is slower for all but large networks.
+
+    Raises:
+        RuntimeError: The network cannot take such images, such as one that halves their side too often.
     """
     # torch takes fused paths, which hide operations from its counter, where no gradient can be asked for.
     with torch.random.fork_rng(devices=[]), torch.device(device), torch.enable_grad():
@@ -133,7 +139,7 @@ class Rivals:
                 )
             families.setdefault(str(architecture.to_dict().get("family")), space)
             if work is not None:
-                self._check_work(_least(work), name, architecture)
+                self._check_work(_least(work), name)
         object.__setattr__(self, "_work", work)
         object.__setattr__(self, "_families", families)
 
@@ -184,19 +190,39 @@ class Rivals:
                 counted[candidate] = count_mult_adds(space, candidate, shape, classes, device)
             return counted[candidate]
 
-        nearest: Architecture = _nearest(architecture, wanted, count)
+        nearest: Architecture = architecture
+        try:
+            nearest = _nearest(architecture, wanted, count)
+        except NotImplementedError:  # an operation that cannot be counted by shapes, which says nothing of the network
+            raise
+        except RuntimeError:
+            pass  # it cannot be built at any width: whoever builds it will say so, of this one alone
         return nearest
 
-    def _check_work(self, least: int, arm: str, architecture: Any) -> None:
+    def _check_work(self, least: int, arm: str) -> None:
         """Refuse work that an arm's networks exceed at any width; a draw that comes not near to it later stays what it is."""
-        assert self.input_shape is not None and self.num_classes is not None
-        narrowest = architecture.widened(_LEAST_FACTOR)
-        count = count_mult_adds(self.arms[arm], narrowest, self.input_shape, self.num_classes)
+        count = self._least_count(arm)
         if count > least:
             raise SpaceError(
                 f"space.mult_adds is {show(self.mult_adds)}, but with one channel everywhere a network of space.arms.{arm} has "
                 f"{count:,} already; give more, or let the arm suggest fewer layers."
             )
+
+    def _least_count(self, arm: str) -> int:
+        """Return the multiply-adds that a network of an arm has with one channel everywhere; refuse an arm without any."""
+        assert self.input_shape is not None and self.num_classes is not None
+        space, reason = self.arms[arm], ""
+        for seed in range(_DRAWS):
+            architecture: Any = space.suggest(RandomTrial(seed))
+            try:
+                return count_mult_adds(space, architecture.widened(_LEAST_FACTOR), self.input_shape, self.num_classes)
+            except RuntimeError as error:
+                reason = reason or (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        channels, height, width = self.input_shape
+        raise SpaceError(
+            f"space.arms.{arm} suggests no network that can be built for a {height}x{width} input with {channels} channels "
+            f"({reason}); let it suggest fewer stages or down-samplings, or give larger images."
+        )
 
 
 def _nearest(architecture: Any, wanted: int, count: Callable[[Any], int]) -> Any:

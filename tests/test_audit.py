@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from nas.analyse.ranking import AuditResult
 from nas.auditing import select
@@ -91,7 +94,7 @@ def test_it_judges_goes_on_and_is_shown(audit: Command, monkeypatch: pytest.Monk
     assert len(found.networks) == 4 and not tested
     names = [judged.proxy.name for judged in found.judged]
     assert names[:3] == ["last epoch, one seed", "mean of 2 seeds", "2 epochs instead of 1"]
-    assert [judged.proxy.cost for judged in found.judged] == [1, 2, 2, 1, 1, 0, 0]
+    assert [judged.proxy.cost for judged in found.judged] == [1, 2, 2, 1, 1, 1, 0, 0]
     assert all(word in out for word in (*names, "Kendall τ", "nas.report study=osa_digits", *found.told[0].split()[:6]))
     # All is known: nothing is trained, and the result is the same.
     monkeypatch.setattr(auditing, "fit_full", lambda *_, **__: pytest.fail("trained again"))
@@ -100,6 +103,14 @@ def test_it_judges_goes_on_and_is_shown(audit: Command, monkeypatch: pytest.Monk
     assert AuditResult.from_dict(json.loads(Path("runs/osa_digits/audit/audit.json").read_text())) == found
     code, _, err = audit(*FAST, "train.epochs=3")
     assert code == 2 and "is of an audit under another full" in err
+    # A folder may be another study's, whose trial of the same number is another network; older audits do not say of which.
+    known = json.loads(done[0].read_text())
+    for key, value in (("architecture_id", "0123456789abcdef"), ("study", "another")):
+        done[0].write_text(json.dumps({**known, "conditions": {**known["conditions"], key: value}}))
+        code, _, err = audit(*FAST)
+        assert code == 2 and f"is of an audit under another {key}: set it back" in err
+        done[0].write_text(json.dumps({**known, "conditions": {k: v for k, v in known["conditions"].items() if k != key}}))
+        assert audit(*FAST)[0] == 0
     assert report(["study=osa_digits", "layers=false"]) == 0
     text = Path("runs/osa_digits/report.html").read_text(encoding="utf-8")
     assert ">Audit</h2>" in text and "Brief against full training" in text
@@ -119,6 +130,55 @@ def test_a_network_that_diverges_is_left_out(audit: Command, monkeypatch: pytest
     monkeypatch.setattr(auditing, "fit_full", diverges)
     code, out, _ = audit(*FAST, "audit=3", "audit_seeds=1")
     assert code == 0 and "is left out: full: the training diverged" in out and "Too few networks" in out
+
+
+def test_a_refusal_in_its_midst_keeps_what_was_trained(audit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas import auditing
+
+    whole, calls = auditing.fit_full, []
+
+    def gone(*arguments: object, **keys: object) -> object:
+        calls.append(1)
+        if len(calls) == 2:
+            raise InputError("data.root is gone: restore it.")
+        return whole(*arguments, **keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(auditing, "fit_full", gone)
+    few = (*FAST, "audit=2", "audit_seeds=1", "train.epochs=1")
+    code, _, err = audit(*few)
+    assert code == 2 and "data.root is gone" in err
+    (kept,) = Path("runs/osa_digits/audit").glob("*/audit.json")
+    before = kept.read_bytes()
+    assert audit(*few)[0] == 0 and len(calls) == 3 and kept.read_bytes() == before
+
+
+def test_exhausted_memory_costs_one_network_and_a_full_disk_none(audit: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    from nas import auditing
+
+    few = (*FAST, "audit=2", "audit_seeds=1", "train.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr(auditing, "write_json", raises(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))))
+        code, _, err = audit(*few)
+    assert code == 1 and "cannot be written (No space left on device): make room there, and the same command goes on." in err
+    assert err.count("\n") == 1
+    whole, first = auditing.fit, []
+
+    def exhausted(*arguments: object, **keys: object) -> object:
+        if not first:
+            first.append(1)
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
+        return whole(*arguments, **keys)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(auditing, "fit", exhausted)
+    code, out, _ = audit(*few, "audit=3")
+    assert code == 0 and "is left out: seed 0: out of memory (CUDA out of memory. Tried to allocate 2 GiB)" in out
+
+
+def raises(error: Exception) -> Callable[..., object]:
+    def fails(*_: object, **__: object) -> object:
+        raise error
+
+    return fails
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 
+from nas.catalogue import ReferenceSpace
+from nas.errors import InputError
 from nas.shipped import Description, write_model
 from search_spaces import osa
 
@@ -66,6 +68,24 @@ def test_the_loss_falls_on_a_found_network_and_the_detector_is_measured(
     told = capsys.readouterr().out
     assert "maps of [16, 16, 16] channels at strides" in told
     assert "ms per image" in told and "energy" in told
+
+
+def test_a_network_of_a_library_is_refused_in_one_sentence(detector: ModuleType, tmp_path: Path) -> None:
+    architecture = ReferenceSpace().preset("torchvision:squeezenet1_1")
+    described = Description(
+        name="s/ref",
+        study="s",
+        trial=None,
+        architecture=architecture.to_dict(),
+        space=None,
+        input_shape=(3, 32, 32),
+        classes=tuple("0123456789"),
+        mean=(0.3,) * 3,
+        std=(0.4,) * 3,
+    )
+    write_model(tmp_path, ReferenceSpace().build(architecture, 3, 10), described)
+    with pytest.raises(InputError, match=r"features cannot be given for torchvision:squeezenet1_1"):
+        detector.find_backbone(str(tmp_path))
 
 
 class _Never:

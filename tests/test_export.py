@@ -17,6 +17,8 @@ from torch import nn
 import nas
 from nas.errors import RunError
 from nas.exporting import TOLERANCE, _difference
+from nas.measure.lock import Shared
+from nas.measure.record import SensorError
 from nas.shipped import Description, write_model
 from search_spaces import osa
 from tests.toy import ToyArchitecture, ToySpace
@@ -137,6 +139,14 @@ class Unexportable(nn.Module):
         return x.mean((2, 3)) if x.sum().item() > 0 else x.amax((2, 3))
 
 
+class Sized(ToySpace):
+    """Refuses what is no number, as ``${oc.env:…}`` is."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.high, int):
+            raise ValueError(f"high is {self.high!r}")
+
+
 class UnexportableSpace(ToySpace):
     def build(self, architecture: ToyArchitecture, in_channels: int, num_classes: int) -> nn.Module:
         return nn.Sequential(Unexportable(), nn.Linear(in_channels, num_classes))
@@ -153,6 +163,67 @@ def test_what_a_format_cannot_express(export: Command, workdir: Path, format: st
     assert not list(Path("m/export").iterdir())
     code, _, err = export("model=m", f"format={format}", *FAST)
     assert code == 2 and "tests.test_export.UnexportableSpace is not allowed" in err
+
+
+@pytest.mark.usefixtures("model")
+@pytest.mark.parametrize("after", [0, 1])
+def test_what_cannot_be_timed_is_written_with_the_reason(export: Command, monkeypatch: pytest.MonkeyPatch, after: int) -> None:
+    from nas import exporting
+
+    timed, calls = exporting.latency.measure, []
+
+    def refuses(net: object) -> object:
+        calls.append(net)
+        if len(calls) > after:
+            raise SensorError("cpu was not alone: others kept 1.5 of 2 CPUs busy")
+        return timed(net)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(exporting.latency, "measure", refuses)
+    code, out, err = export("model=m", "format=safetensors", *FAST)
+    assert code == 0 and not err, err
+    record = json.loads(Path("m/export/model.safetensors.json").read_text())
+    reason = "cpu was not alone: others kept 1.5 of 2 CPUs busy"
+    assert record["eager_latency_ms"] is None and record["eager_latency_ms_reason"] == reason
+    assert f"eager_latency_ms of safetensors was not measured: {reason}" in out
+    if after == 0:
+        assert record["latency_ms"] is record["latency_iqr_ms"] is None and record["latency_ms_reason"] == reason
+    else:
+        assert record["latency_ms"] > 0 and "latency_ms_reason" not in record
+
+
+@pytest.mark.usefixtures("model")
+def test_a_device_that_is_in_use_is_a_reason(export: Command, monkeypatch: pytest.MonkeyPatch, workdir: Path) -> None:
+    monkeypatch.setattr("nas.measure.lock._SHARED", workdir)
+    with Shared(torch.device("cpu")):
+        code, _, err = export("model=m", "format=safetensors", "measure.lock_seconds=0.1", *FAST)
+    assert code == 0 and not err, err
+    record = json.loads(Path("m/export/model.safetensors.json").read_text())
+    assert record["latency_ms"] is None and "0.1 s" in record["latency_ms_reason"]
+
+
+@pytest.mark.usefixtures("model")
+def test_an_onnx_file_is_timed_under_the_conditions_that_were_given(export: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.device.resolve_device", lambda name: torch.device("cuda", 0))  # whether there is one or not
+    given = ("measure.threads=1", "measure.when_loaded=flag", "measure.lock_seconds=77.0", *FAST[1:])
+    assert export("model=m", "format=onnx", *given)[0] == 0
+    conditions = json.loads(Path("m/export/model.onnx.json").read_text())["conditions"]
+    wanted = {"device": "cpu", "batch_size": 4, "threads": 1, "latency_max_seconds": 0.05, "precision": "fp32"}
+    assert {name: conditions[name] for name in wanted} == wanted
+    assert conditions["when_loaded"] == "flag" and conditions["lock_seconds"] == 77.0
+
+
+def test_a_space_that_asks_the_environment(export: Command, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    architecture = ToyArchitecture(4, "a")
+    space = {"_target_": "tests.test_export.Sized", "high": "${oc.decode:${oc.env:NAS_TEST_HIGH}}"}
+    write_model(
+        workdir / "m", ToySpace().build(architecture, 2, 3).eval(), description(architecture=architecture.to_dict(), space=space)
+    )
+    arguments = ("model=m", "format=safetensors", "allow_modules=[tests.test_export]", *FAST)
+    code, _, err = export(*arguments)
+    assert code == 2 and "NAS_TEST_HIGH" in err and err.count("\n") == 1
+    monkeypatch.setenv("NAS_TEST_HIGH", "7")
+    code, _, err = export(*arguments)
+    assert code == 0, err
 
 
 @pytest.mark.usefixtures("model")

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import errno
+import fcntl
 import json
 import os
 import shutil
@@ -17,8 +20,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import nas
+from nas.choosing import choose
+from nas.config.common import StudyKeys
+from nas.measure.lock import lock_path
+from nas.runs import read_run
 from nas.train.data import load_bundle
 from nas.train.recipe import score
 from nas.train.settings import NumericFormat
@@ -87,8 +95,6 @@ def test_what_it_leaves_behind(retrain: Command) -> None:
     assert f"{100 * metrics['test_top1']:.2f} % top-1" in text and "359 test images" in text
     assert "energy_j` | not measured |" in text or metrics["energy_j"] is not None
     # The weights that were shipped are those that were tested.
-    from nas.config.common import StudyKeys
-    from nas.runs import read_run
     from nas.targets import build_target
     from nas.train.data import DataRequest
 
@@ -211,7 +217,9 @@ def test_killed_it_goes_on(retrain: Command) -> None:
         (["study=osa_digits", "train.epoch=3"], "train.epoch is not a known key; did you mean 'epochs'?"),
         (["study=osa_digits", "train.ema_decay=1"], "train.ema_decay=1 cannot be used"),
         (["study=osa_digits", "data.rot=x"], "data.rot is not a known key"),
-        (["study=osa_digits", "data.validation_fraction=0.5"], "the images are not those of the search"),
+        (["study=osa_digits", "data.validation_fraction=0.5"], "data.validation_fraction=0.5 divides the images otherwise"),
+        (["study=osa_digits", "data.validation_fraction=0.5"], "than the search did with 0.2: set it back."),
+        (["study=osa_digits", "data.image_size=9"], "the images are not those of the search (fingerprint"),
         (["study=osa_digits", "trial=0", "pick=knee"], "pick and trial are both set"),
         (["study=osa_digits", "device=cuda:7"], "device=cuda:7"),
         (["study=osa_digits", "train.devices=99"], "train.devices=99"),
@@ -227,3 +235,153 @@ def test_what_is_refused(retrain: Command, arguments: list[str], told: str) -> N
 def test_a_training_that_diverges_says_what_to_do(retrain: Command) -> None:
     code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "train.peak_lr=1e30", "train.epochs=1")
     assert code == 1 and "diverged" in err and "lower train.peak_lr" in err
+
+
+def test_what_is_refused_with_overwrite_deletes_nothing(retrain: Command) -> None:
+    arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    assert retrain(*arguments)[0] == 0
+    folder = Path("runs/osa_digits/retrain/0")
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    # A step shows 62 images: 64 are asked for at most, and 1438 make 23 steps.
+    code, _, err = retrain(*arguments, "train.devices=32", "overwrite=true")
+    assert code == 2 and "train.devices=32 leaves less than two images of a step to each, which shows 62" in err
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    code, out, _ = retrain(*arguments)
+    assert code == 0 and "it is done" in out
+    # Nor does it leave a folder behind that refuses the corrected command.
+    assert retrain(*arguments, "train.devices=32", "out=new")[0] == 2 and not Path("new").exists()
+    assert retrain(*arguments, "out=new")[0] == 0
+
+
+def test_beginning_anew_can_be_killed(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    assert retrain(*arguments)[0] == 0
+    folder = Path("runs/osa_digits/retrain/0")
+    removed = shutil.rmtree
+
+    def killed(path: Path, *rest: Any, **more: Any) -> None:
+        monkeypatch.setattr(shutil, "rmtree", removed)
+        (Path(path) / "0" / "metrics.json").unlink()  # it has just begun
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    assert retrain(*arguments, "train.epochs=2", "overwrite=true")[0] == 130
+    assert not folder.exists() and list(folder.parent.glob(".0.overwritten-*"))
+    assert retrain(*arguments, "train.epochs=2")[0] == 0
+    assert read(str(folder))["epochs"] == 2 and not list(folder.parent.glob(".0.overwritten-*"))
+
+
+def test_files_with_a_dot_are_no_content_and_never_deleted(retrain: Command) -> None:
+    Path("mine").mkdir()
+    Path("mine/.config.yaml.x1").write_text("half of it")
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=1", "out=mine", "overwrite=true")
+    assert code == 0, err
+    assert Path("mine/.config.yaml.x1").exists() and Path("mine/model.safetensors").exists()
+
+
+def raising(error: Exception) -> Callable[..., Any]:
+    def fails(*_: Any, **__: Any) -> Any:
+        raise error
+
+    return fails
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "ran out of memory on cpu (CUDA out of memory."),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "lower train.batch_size and give overwrite=true, or free"),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "cannot be written (No space left on device): make room there"),
+    ],
+)
+def test_too_little_memory_or_disk(retrain: Command, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str) -> None:
+    arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    with monkeypatch.context() as patch:
+        patch.setattr("nas.train.full_module.run_full", raising(error))
+        code, _, err = retrain(*arguments)
+    assert code == 1 and told in err and "the same command goes on" in err and err.count("\n") == 1
+    assert retrain(*arguments)[0] == 0
+
+
+class Liar:
+    """A space that calls its networks as ours and builds them with one layer more."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def build(self, architecture: Any, in_channels: int, num_classes: int) -> nn.Module:
+        model: nn.Module = self.inner.build(architecture, in_channels, num_classes)
+        return nn.Sequential(model, nn.Linear(num_classes, num_classes))
+
+
+def test_a_space_that_calls_its_networks_as_ours(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    def liars(*arguments: Any) -> Any:
+        chosen = choose(*arguments)
+        return dataclasses.replace(chosen, space=Liar(chosen.space))
+
+    monkeypatch.setattr("nas.retraining.choose", liars)
+    arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    told = "builds something else for this architecture than search_spaces does: let its architectures have a family of their own"
+    code, _, err = retrain(*arguments)
+    assert code == 2 and told in err and err.count("\n") == 1
+    assert not Path("runs/osa_digits/retrain").exists(), "nothing was trained"
+    # What shapes do not tell shows when the network is read back.
+    monkeypatch.setattr("nas.retraining._check_family", lambda *_: None)
+    code, _, err = retrain(*arguments)
+    assert code == 1 and "retrain/0 does not hold the network that was trained: space" in err and told in err
+    assert err.count("\n") == 1
+
+
+def test_what_cannot_be_counted_is_not_trained(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.complexity.count", raising(nas.errors.RunError("three counts differ.")))
+    monkeypatch.setattr("nas.retraining.fit_full", lambda *_, **__: pytest.fail("it was trained"))
+    code, _, err = retrain("study=osa_digits", "trial=0", *FAST)
+    assert code == 1 and "three counts differ" in err
+
+
+def test_a_device_without_bf16_trains_in_fp32(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = Path("runs/osa_digits/record.json")
+    found = json.loads(record.read_text())
+    found["conditions"]["train"]["precision"] = "bf16"
+    record.write_text(json.dumps(found))
+    monkeypatch.setattr("nas.retraining.lacks_precision", lambda precision, device: f"it has no {precision}")
+    code, out, err = retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
+    assert code == 0, err
+    assert (
+        "1 epochs in batches of 64, fp32 contiguous" in out
+        and read("runs/osa_digits/retrain/0")["numeric"]["precision"] == "fp32"
+    )
+
+
+def test_nobody_measures_while_it_trains(retrain: Command, workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nas.measure.lock._SHARED", workdir)  # a lock that no other test knows
+    free: list[bool] = []
+
+    def alone() -> bool:
+        with lock_path(torch.device("cpu")).open("r+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    monkeypatch.setattr("nas.retrain.Lines.epoch", lambda *_: free.append(alone()))
+    assert retrain("study=osa_digits", "trial=0", *FAST)[0] == 0
+    assert free == [False, False] and alone()
+
+
+def test_a_gpu_is_the_current_one_before_data_goes_there(retrain: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[object] = []
+
+    def loads(request: object, device: object) -> None:
+        done.append(("load", device))
+        raise nas.errors.RunError("far enough.")
+
+    second = torch.device("cuda", 1)
+    monkeypatch.setattr("nas.retraining.resolve_device", lambda name: second)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("set", device)))
+    monkeypatch.setattr("nas.retraining.load_bundle", loads)
+    for more in (("trial=0",), ("audit=2",)):
+        done.clear()
+        assert retrain("study=osa_digits", *more)[0] == 1
+        assert done == [("set", second), ("load", second)]

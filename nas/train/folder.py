@@ -47,7 +47,7 @@ _SMALL_FILE = 16_000
 class ImageFolder:
     """A folder of images: ``root/train/<class>/…`` with ``root/test/<class>/…``, or ``root/<class>/…`` without a test part.
 
-    Every image is turned upright by its EXIF orientation, converted to ``mode`` (16-bit grey is scaled to 8 bits,
+    Every image is turned upright by its EXIF orientation, converted to ``mode`` (12- and 16-bit grey is scaled to 8 bits,
     transparent pixels are laid over white), cropped to its central square and resized (bicubic). Every file is decoded
     once when the set is loaded, so that a bad one shows before a search starts and not on its second day.
 
@@ -117,15 +117,17 @@ class ImageFolder:
             if isinstance(found, _Bad):
                 if self.on_bad_image == "fail":
                     raise InputError(
-                        f"{path} cannot be read as an image ({found.reason}): repair or remove it, or set data.on_bad_image=skip."
+                        f"{_shown(path)} cannot be read as an image ({found.reason}): repair or remove it, "
+                        "or set data.on_bad_image=skip."
                     )
-                skipped.append(str(path))
+                skipped.append(_shown(path))
                 continue
             digest, pixels = found
             if kept is not None:
                 kept[len(good)] = pixels
             good.append(position)
-            update(f"{part}/{label}/{path.relative_to(root).as_posix()}\0".encode() + digest)
+            # A name is bytes, which need not be UTF-8.
+            update(os.fsencode(f"{part}/{label}/{path.relative_to(root).as_posix()}\0") + digest)
         labels = torch.tensor([files[i][1] for i in good], dtype=torch.int64)
         counts = torch.bincount(labels, minlength=len(folders))
         if empty := [name for name, count in zip(folders, counts.tolist(), strict=True) if count == 0]:
@@ -187,7 +189,7 @@ class FolderPool:
         for row, found in enumerate(_decoded(files, self.image_size, self.mode)):
             if isinstance(found, _Bad):
                 raise InputError(
-                    f"{files[row][0]} cannot be read any more ({found.reason}): restore it and start the command again."
+                    f"{_shown(files[row][0])} cannot be read any more ({found.reason}): restore it and start the command again."
                 )
             out[row] = found[1]
         return torch.from_numpy(out).permute(0, 3, 1, 2)
@@ -227,6 +229,10 @@ def _find_parts(root: Path, given: str) -> dict[str, dict[str, list[Path]]]:
             f"data.root={given!r} holds {holds}: put the images of each class into a folder of its own, two or more."
         )
     for part, files_of in parts.items():
+        if unreadable := [name for name in files_of if not _is_text(name)]:
+            raise InputError(
+                f"data.root={given!r}: the name of class folder {unreadable[0]!r} of its {part} part is no UTF-8: rename it."
+            )
         if empty := [name for name, files in files_of.items() if not files]:
             raise InputError(
                 f"data.root={given!r}: class folder {empty[0]!r} of its {part} part holds no image: add some or remove it."
@@ -244,12 +250,42 @@ def _folders(path: Path) -> dict[str, Path]:
     return {entry.name: entry for entry in sorted(path.iterdir()) if entry.is_dir() and not entry.name.startswith(".")}
 
 
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown(path: Path) -> str:
+    """Return a path for files and screens, whatever bytes it has."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in _SUFFIXES and not path.name.startswith(".") and path.is_file()
-    )
+    """Return the images of a class, those in linked folders too; a link that leads nowhere counts as an image, a bad one."""
+    found: list[Path] = []
+    seen: set[str] = set()
+    for where, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
+        real = os.path.realpath(where)
+        if real in seen:  # a link back to where the way came from would never end
+            inside.clear()
+            continue
+        seen.add(real)
+        # Where a folder is reached twice, it is rather by its own name than by a link's.
+        inside[:] = [name for _, name in sorted((Path(where, name).is_symlink(), name) for name in inside)]
+        found += (path for path in (Path(where, name) for name in names) if _is_image(path))
+    return sorted(found)
+
+
+def _is_image(path: Path) -> bool:
+    named = path.suffix.lower() in _SUFFIXES and not path.name.startswith(".")
+    return named and (path.is_file() or not path.exists())
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _decoded(files: Sequence[tuple[Path, int]], size: int, mode: Mode) -> Iterator[tuple[bytes, npt.NDArray[np.uint8]] | _Bad]:
@@ -321,11 +357,16 @@ def decode(data: bytes, size: int, mode: Mode) -> npt.NDArray[np.uint8]:
 
 
 def _convert(image: Image.Image, mode: Mode) -> Image.Image:
-    from PIL import Image
+    from PIL import Image, TiffImagePlugin
 
     if image.mode.startswith("I"):
-        # Pillow's own conversion cuts 16-bit values off at 255 instead of scaling them.
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
+        bits = 16  # what Pillow spreads the values of other formats over
+        if isinstance(image, TiffImagePlugin.TiffImageFile):
+            if image.mode == "I":
+                raise OSError("its pixels are signed or have 32 bits, which has no fixed range")
+            bits = image.tag_v2[TiffImagePlugin.BITSPERSAMPLE][0]
+        # Pillow's own conversion cuts values off at 255 instead of scaling them.
+        levels = np.clip(np.asarray(image).astype(np.int64), 0, 2**bits - 1) >> (bits - 8)
         image = Image.fromarray(levels.astype(np.uint8))
     elif image.mode == "F":
         raise OSError("its pixels are floating point, which has no fixed range")

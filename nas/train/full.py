@@ -12,20 +12,39 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, Literal
+from types import TracebackType
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import nn
 
 from nas.errors import InputError
+from nas.train.augment import step_shape
 from nas.train.data import DataBundle, DataRequest, indexed, load_bundle
 from nas.train.recipe import TrainingDiverged, ieee_fp32, place
 from nas.train.settings import FullSettings, NumericFormat, TrainSettings
 
-__all__ = ["FullResult", "Part", "TrainingDiverged", "fit_full", "full_learning_rate", "resolve_full"]
+__all__ = ["FullResult", "Hold", "Part", "TrainingDiverged", "check_devices", "fit_full", "full_learning_rate", "resolve_full"]
 
 Part = Literal["train", "train+validation"]
+
+
+class Hold(Protocol):
+    """What a training holds while it runs, such as its devices."""
+
+    def __enter__(self) -> object:
+        """Take it."""
+        ...
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> bool | None:
+        """Let go of it."""
+        ...
+
+    def give_way(self) -> None:
+        """Let those have it who wait for it, and take it again after them."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +105,7 @@ def fit_full(
     on: Part,
     checkpoints: Path | None = None,
     on_epoch: Callable[[int, int, float], None] | None = None,
+    hold: Hold | None = None,
 ) -> FullResult:
     """Train ``model`` in place; it ends on the CPU, in evaluation mode, with the weights to keep.
 
@@ -103,31 +123,40 @@ def fit_full(
         checkpoints: Folder for one checkpoint per epoch, of which the newest two are kept; ``None`` for none that stay.
         on_epoch: Called after each epoch with the number of epochs done and to be done, and its loss; with several devices
             in the process of the first, so it must be picklable then.
+        hold: Held while it trains, and given way with between epochs; with several devices likewise in the process of the first.
 
     Raises:
         TrainingDiverged: If the loss becomes NaN or infinite.
-        InputError: A checkpoint belongs to another training, or none of those that are there can be used.
+        InputError: A checkpoint belongs to another training, or none of those that are there can be used; there are too many
+            devices, or an image cannot be read any more.
         torch.OutOfMemoryError: As it comes.
+        OSError: A checkpoint cannot be written.
     """
     if settings.batch_size is None or settings.peak_lr is None:
         raise ValueError("batch_size and peak_lr must be filled in")
     if checkpoints is None:
         with tempfile.TemporaryDirectory() as folder:
-            return fit_full(model, request, settings, numeric, device, seed, on=on, checkpoints=Path(folder), on_epoch=on_epoch)
+            return fit_full(
+                model, request, settings, numeric, device, seed, on=on, checkpoints=Path(folder), on_epoch=on_epoch, hold=hold
+            )
     from nas.train.full_module import FullModule, run_full
 
     device = indexed(device)
-    _check_devices(settings, device)
     bundle = load_bundle(request, device)
+    check_devices(settings, device, bundle, on)
+    several = settings.devices > 1
     digest = _identity(model, bundle, settings, numeric, seed, on)
     found = newest_checkpoint(checkpoints, digest)
     done = 0 if found is None else int(found[1]["full"]["epochs"])
     with torch.random.fork_rng(devices=[device.index] if device.type == "cuda" else []), ieee_fp32():
-        place(model, numeric, device)
+        # What other processes take over must not lie on a GPU yet.
+        place(model, numeric, torch.device("cpu") if several else device)
         model.train()
         if done < settings.epochs:
-            module = FullModule(model, request, settings, numeric, seed, on, digest, on_epoch)
-            run_full(module, checkpoints, None if found is None else found[0], device)
+            module = FullModule(model, request, settings, numeric, seed, on, digest, on_epoch, hold)
+            held: AbstractContextManager[object] = nullcontext() if hold is None or several else hold
+            with held:
+                run_full(module, checkpoints, None if found is None else found[0], device)
             found = newest_checkpoint(checkpoints, digest)
     assert found is not None
     saved = found[1]
@@ -194,14 +223,27 @@ def _identity(
     }
 
 
-def _check_devices(settings: FullSettings, device: torch.device) -> None:
+def check_devices(settings: FullSettings, device: torch.device, bundle: DataBundle, on: Part) -> None:
+    """Refuse more devices than there are, or than the images of a step can be shared among: batch norm needs two on each.
+
+    Args:
+        settings: The recipe, ``batch_size`` filled in.
+        device: Where to train; with several ``settings.devices``, which kind.
+        bundle: The data.
+        on: The images to train on.
+
+    Raises:
+        InputError: There are too many.
+    """
     if settings.devices == 1:
         return
     assert settings.batch_size is not None
-    if settings.batch_size < 2 * settings.devices:
+    images = bundle.sizes["train"] + (bundle.sizes["validation"] if on == "train+validation" else 0)
+    size = step_shape(images, settings.batch_size)[1]
+    if size < 2 * settings.devices:
         raise InputError(
-            f"train.devices={settings.devices} leaves less than two of train.batch_size={settings.batch_size} images to each: "
-            "raise train.batch_size."
+            f"train.devices={settings.devices} leaves less than two images of a step to each, which shows {size} "
+            f"(train.batch_size={settings.batch_size}, {images} images): lower train.devices or raise train.batch_size."
         )
     if device.type == "cuda" and settings.devices > torch.cuda.device_count():
         raise InputError(f"train.devices={settings.devices} is more than the {torch.cuda.device_count()} GPUs here: lower it.")

@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import multiprocessing
+import os
+import re
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +21,15 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 from torch.multiprocessing.spawn import ProcessRaisedException
 
+from nas.errors import InputError
+from nas.failures import is_out_of_memory
 from nas.train.augment import derive_seed
 from nas.train.data import Batch, DataBundle, DataRequest, TrainBatches, indexed, load_bundle
 from nas.train.ema import MovingAverage
-from nas.train.full import Part, full_learning_rate
+from nas.train.full import Hold, Part, full_learning_rate
 from nas.train.mixing import augmented, mixed_loss
 from nas.train.module import quiet
-from nas.train.recipe import MEMORY_FORMATS, TrainingDiverged, ieee_fp32, make_optimizer
+from nas.train.recipe import MEMORY_FORMATS, TrainingDiverged, make_optimizer, set_ieee_fp32
 from nas.train.settings import FullSettings, NumericFormat
 
 if multiprocessing.parent_process() is not None:  # one of several that train together: what they say, the first one says
@@ -51,6 +55,7 @@ class FullModule(pl.LightningModule):
         on: Part,
         identity: Mapping[str, Any],
         on_epoch: Callable[[int, int, float], None] | None,
+        hold: Hold | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -58,7 +63,7 @@ class FullModule(pl.LightningModule):
         self._request, self._settings, self._numeric, self._seed, self._on = request, settings, numeric, seed, on
         self._told: dict[str, Any] = {"identity": json.dumps(identity), "epochs": 0}
         self._told |= {"train_loss": [], "learning_rates": [], "epoch_seconds": []}
-        self._on_epoch = on_epoch
+        self._on_epoch, self._hold = on_epoch, hold
         self._bundle: DataBundle | None = None
         self._loss_sum: Tensor | None = None
         self._began = 0.0
@@ -67,7 +72,10 @@ class FullModule(pl.LightningModule):
         """Load the data onto this process's device."""
         device = self.trainer.strategy.root_device
         if self.trainer.world_size > 1:
-            ieee_fp32().__enter__()  # a process of its own, which ends with the training
+            # A process of its own, with which both end.
+            set_ieee_fp32()
+            if self._hold is not None and self.trainer.global_rank == 0:
+                self._hold.__enter__()
             if device.type == "cpu":
                 torch.set_num_threads(max(1, torch.get_num_threads() // self.trainer.world_size))
         self._bundle = load_bundle(self._request, indexed(device))
@@ -80,6 +88,16 @@ class FullModule(pl.LightningModule):
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimiser; its learning rate is set anew at every step."""
         return make_optimizer(self.model, self._settings)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Scale the gradients down to the largest norm. Lightning's own way refuses every fused optimiser in bf16."""
+        if gradient_clip_val is not None:
+            nn.utils.clip_grad_norm_(self.model.parameters(), gradient_clip_val)
 
     def batches(self, epoch: int) -> TrainBatches:
         """Return this process's share of an epoch."""
@@ -136,8 +154,11 @@ class FullModule(pl.LightningModule):
         told["train_loss"].append(loss)
         told["learning_rates"].append(self.trainer.optimizers[0].param_groups[0]["lr"])
         told["epoch_seconds"].append(time.perf_counter() - self._began)
-        if self._on_epoch is not None and self.trainer.global_rank == 0:
-            self._on_epoch(told["epochs"], self._settings.epochs, loss)
+        if self.trainer.global_rank == 0:
+            if self._on_epoch is not None:
+                self._on_epoch(told["epochs"], self._settings.epochs, loss)
+            if self._hold is not None:
+                self._hold.give_way()  # the others wait where the checkpoint is written
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""
@@ -166,7 +187,9 @@ def run_full(module: FullModule, folder: Path, resume: Path | None, device: torc
 
     Raises:
         TrainingDiverged: If the loss is not finite.
+        InputError: The data cannot be read any more.
         torch.OutOfMemoryError: As it comes.
+        OSError: A checkpoint cannot be written.
     """
     settings, numeric = module._settings, module._numeric
     several = settings.devices > 1
@@ -202,12 +225,30 @@ def run_full(module: FullModule, folder: Path, resume: Path | None, device: torc
         try:
             trainer.fit(module, ckpt_path=resume, weights_only=True)
         except ProcessRaisedException as error:
-            if "TrainingDiverged" in str(error):
-                raise TrainingDiverged(module.epoch) from None
-            raise
+            raise as_raised(error) from None
         except BaseException:
             # A signal that reaches this process alone must not leave the others training on in a folder that is free again.
             for process in getattr(getattr(trainer.strategy, "launcher", None), "procs", ()):
                 process.kill()
                 process.join()
             raise
+
+
+def as_raised(error: ProcessRaisedException) -> Exception:
+    """Return what one of several processes died of as the exception that it was there; ``error`` itself where it is another.
+
+    Its traceback is all that comes over: the kind of the last exception in it, and what that one said.
+    """
+    last = str(error).rpartition("Traceback (most recent call last):")[2]
+    raised = next((line for line in last.splitlines()[1:] if line and not line[0].isspace()), "")
+    name, _, told = raised.partition(": ")
+    kind = name.rpartition(".")[2]
+    if kind == TrainingDiverged.__name__ and (epoch := re.search(r"epoch (\d+)$", told)):
+        return TrainingDiverged(int(epoch[1]) - 1)
+    if kind == InputError.__name__:
+        return InputError(told)
+    if kind in ("OutOfMemoryError", "MemoryError") or is_out_of_memory(RuntimeError(told)):
+        return torch.OutOfMemoryError(told or "out of memory")
+    if number := re.match(r"\[Errno (\d+)\]", told):
+        return OSError(int(number[1]), os.strerror(int(number[1])))
+    return error

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,18 +79,26 @@ def place(model: nn.Module, numeric: NumericFormat, device: torch.device) -> Non
     model.to(device=device, memory_format=MEMORY_FORMATS[numeric.memory_format])  # type: ignore[call-overload]
 
 
+def set_ieee_fp32() -> None:
+    """Let fp32 be fp32 on a GPU for the rest of this process: torch's default runs convolutions in TF32."""
+    for flag in _fp32_flags():
+        flag.fp32_precision = "ieee"
+
+
 @contextmanager
 def ieee_fp32() -> Iterator[None]:
-    """Let fp32 be fp32 on a GPU within the block: torch's default runs convolutions in TF32. What was set comes back."""
-    flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
-    before = [flag.fp32_precision for flag in flags]
+    """Let fp32 be fp32 on a GPU within the block. What was set comes back."""
+    before = [flag.fp32_precision for flag in _fp32_flags()]
     try:
-        for flag in flags:
-            flag.fp32_precision = "ieee"
+        set_ieee_fp32()
         yield
     finally:
-        for flag, value in zip(flags, before, strict=True):
+        for flag, value in zip(_fp32_flags(), before, strict=True):
             flag.fp32_precision = value
+
+
+def _fp32_flags() -> tuple[Any, Any]:
+    return torch.backends.cudnn.conv, torch.backends.cuda.matmul  # type: ignore[attr-defined]
 
 
 def train_step(

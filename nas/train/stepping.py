@@ -7,7 +7,7 @@ single launch. ``benchmarks/compile_or_not.py`` says what it is worth, and what 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 
 import torch
@@ -74,6 +74,9 @@ class Steps:
             self._recording = _Recording(self._step, x, y)
         except RuntimeError as error:  # OutOfMemoryError is one
             self.not_recorded = str(error).splitlines()[0]
+        # Not within the handler: by now all that the broken recording held is gone.
+        if self.not_recorded is not None and x.device.type == "cuda":
+            _recover(x.device)
 
 
 class _Recording:
@@ -96,6 +99,17 @@ class _Recording:
         self._y.copy_(y)
         self._lr.fill_(lr)
         self._graph.replay()
+
+
+def _recover(device: torch.device) -> None:
+    """Record next to nothing after a recording that broke off: its end puts the random generator back into its usual state.
+
+    A broken recording may leave the generator waiting for a recording that is over, and the next dropout would raise.
+    """
+    with suppress(RuntimeError):  # nor can this be recorded: the next step will tell
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=torch.cuda.current_stream(device), capture_error_mode="thread_local"):
+            torch.zeros((), device=device).add_(1)
 
 
 @contextmanager

@@ -159,6 +159,40 @@ def test_what_cannot_be_is_one_sentence(changes: dict[str, Any], says: str) -> N
     assert says in str(refused.value) and str(refused.value).endswith(".")
 
 
+def test_an_arm_none_of_whose_networks_can_be_built_is_refused() -> None:
+    with pytest.raises(SpaceError) as refused:  # a fifth stage pools a map of a single pixel
+        rivals(arms={"osa": osa_arm(), "dense": dense_arm(stages=5)})
+    told = str(refused.value)
+    assert told.startswith("space.arms.dense suggests no network that can be built for a 8x8 input with 1 channels (")
+    assert "Output size is too small" in told and told.endswith("or give larger images.") and "\n" not in told
+
+
+def test_a_network_that_cannot_be_built_is_suggested_as_it_is_and_fails_alone() -> None:
+    space = rivals(arms={"osa": osa_arm(), "dense": dense_arm(stages=[2, 5])})
+    outcomes: dict[int, set[str]] = {2: set(), 5: set()}
+    for seed in range(24):
+        trial = RandomTrial(seed)
+        architecture = space.suggest(trial)
+        if trial.params["arm"] != "dense":
+            continue
+        stages = trial.params["dense.stages"]
+        if stages == 5:
+            assert architecture == space.arms["dense"].suggest(answered(trial))
+        try:
+            space.build(architecture, 1, 10).eval()(torch.zeros(1, 1, 8, 8))
+            outcomes[stages].add("built")
+        except RuntimeError:
+            outcomes[stages].add("failed")
+    assert outcomes == {2: {"built"}, 5: {"failed"}}
+
+
+def answered(trial: RandomTrial) -> RandomTrial:
+    """Return a trial that answers an arm as it was answered."""
+    again = RandomTrial(0)
+    again.params.update({name.partition(".")[2]: value for name, value in trial.params.items() if "." in name})
+    return again
+
+
 def test_an_architecture_of_no_arm_is_refused() -> None:
     with pytest.raises(SpaceError, match=r"architecture\.family is 'plain', which no arm reads; give one of osa, dense\."):
         rivals().from_dict({"family": "plain"})

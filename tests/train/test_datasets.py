@@ -6,6 +6,7 @@ import logging
 import os
 import pickle
 import shutil
+import struct
 import tarfile
 import threading
 import urllib.error
@@ -202,6 +203,32 @@ def test_decode_scales_16_bit_grey() -> None:
         np.testing.assert_array_equal(found[:, :, 0], np.arange(256).reshape(16, 16), err_msg=kind)
 
 
+def tiff(levels: np.ndarray, bits: int, data: bytes) -> bytes:
+    """Return an uncompressed little-endian grey TIFF, whose pixels Pillow itself would not write in so many bits."""
+    height, width = levels.shape
+    tags = {256: width, 257: height, 258: bits, 259: 1, 262: 1, 273: 8, 277: 1, 278: height, 279: len(data)}
+    entries = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in tags.items())
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+
+
+def test_decode_scales_12_bit_grey() -> None:
+    levels = (np.arange(256, dtype=np.uint16) * 16 + 7).reshape(16, 16)
+    pairs = levels.reshape(-1, 2)
+    packed = np.stack([pairs[:, 0] >> 4, (pairs[:, 0] & 15) << 4 | pairs[:, 1] >> 8, pairs[:, 1] & 255], 1).astype(np.uint8)
+    found = decode(tiff(levels, 12, packed.tobytes()), 16, "L")
+    np.testing.assert_array_equal(found[:, :, 0], np.arange(256).reshape(16, 16))
+    same = decode(tiff(levels, 16, levels.astype("<u2").tobytes()), 16, "L")
+    np.testing.assert_array_equal(same[:, :, 0], levels >> 8)
+
+
+@pytest.mark.parametrize("kind", ["signed", "32 bits"])
+def test_decode_refuses_whole_numbers_without_a_fixed_range(kind: str) -> None:
+    levels = np.arange(16, dtype=np.int32).reshape(4, 4)
+    data = encoded(Image.fromarray(levels), "TIFF") if kind == "signed" else tiff(levels, 32, levels.astype("<u4").tobytes())
+    with pytest.raises(OSError, match="signed or have 32 bits, which has no fixed range"):
+        decode(data, 4, "L")
+
+
 def test_decode_lays_transparency_over_white() -> None:
     rgba = np.zeros((4, 4, 4), np.uint8)
     rgba[:2, :, 3] = 255
@@ -253,6 +280,48 @@ def test_folder_decodes_on_demand_when_it_is_large(image_folder) -> None:
     (root / "a/003.png").unlink()
     with pytest.raises(InputError, match=r"a/003.png cannot be read any more \(No such file"):
         read.train.read([3])
+
+
+def test_names_need_not_be_utf8(image_folder, caplog: pytest.LogCaptureFixture) -> None:
+    root = image_folder({"a": 3, "b": 3})
+    plain = ImageFolder(str(root), 6).load()
+    (root / "a/000.png").rename(root / "a" / os.fsdecode(b"caf\xe9.png"))
+    dataset = ImageFolder(str(root), 6, decoded_budget_mb=0.0).load()
+    assert len(dataset.train) == 6 and dataset.fingerprint != plain.fingerprint
+    assert torch.equal(dataset.train.read([2])[0], plain.train.read([0])[0])
+    (root / "a" / os.fsdecode(b"caf\xe9.png")).write_bytes(b"no")
+    with pytest.raises(InputError, match=r"a/caf\\xe9\.png cannot be read as an image"):
+        ImageFolder(str(root), 6).load()
+    (skipped,) = ImageFolder(str(root), 6, on_bad_image="skip").load().skipped
+    assert skipped.encode().endswith(rb"a/caf\xe9.png"), "it goes into files, which are UTF-8"
+    (root / "b").rename(root / os.fsdecode(b"\xff"))
+    with pytest.raises(InputError, match=r"the name of class folder '\\udcff' of its train part is no UTF-8: rename it\."):
+        ImageFolder(str(root), 6).load()
+
+
+def test_linked_folders_are_followed_and_never_for_ever(image_folder, tmp_path: Path) -> None:
+    root = image_folder({"a": 2, "b": 2})
+    elsewhere = image_folder({"c/deep": 3}, root="elsewhere")
+    (root / "a/more").symlink_to(elsewhere / "c")
+    (elsewhere / "c/deep/back").symlink_to(root / "a")
+    (root / "a/again").symlink_to(root / "a")
+    dataset = ImageFolder(str(root), 8).load()
+    assert dataset.train.labels.tolist() == [0] * 5 + [1] * 2
+    read = ImageFolder(str(root), 8, decoded_budget_mb=0.0).load()
+    assert [Path(name).relative_to(root).as_posix() for name in read.train.files[:5]] == [
+        *("a/000.png", "a/001.png", "a/more/deep/000.png", "a/more/deep/001.png", "a/more/deep/002.png")
+    ]
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "itself"])
+def test_a_link_that_leads_nowhere_is_a_bad_image(image_folder, target: str) -> None:
+    root = image_folder({"a": 2, "b": 2})
+    link = root / "a/000.png"
+    link.unlink()
+    link.symlink_to(link if target == "itself" else root / target)
+    with pytest.raises(InputError, match=r"a/000\.png cannot be read as an image \("):
+        ImageFolder(str(root), 8).load()
+    assert ImageFolder(str(root), 8, on_bad_image="skip").load().skipped == (str(link),)
 
 
 def test_folder_fingerprint_is_of_content(image_folder, tmp_path: Path) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import errno
+import gc
 import math
+import os
 import shutil
+import traceback
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,15 +20,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.multiprocessing.spawn import ProcessRaisedException
 
 from nas.errors import InputError
-from nas.train import mixing
+from nas.train import full, full_module, mixing
 from nas.train.augment import plan_epoch
 from nas.train.data import DataRequest, load_bundle
 from nas.train.datasets import Digits
 from nas.train.ema import MovingAverage
 from nas.train.full import FullResult, TrainingDiverged, fit_full, full_learning_rate, newest_checkpoint, resolve_full
-from nas.train.recipe import score
+from nas.train.recipe import ieee_fp32, score, set_ieee_fp32
 from nas.train.settings import DataSettings, FullSettings, NumericFormat, TrainSettings
 
 FP32 = NumericFormat("fp32", "contiguous")
@@ -52,6 +58,36 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 class Stopped(Exception):  # noqa: N818
     pass
+
+
+class Noting:
+    """Told of epochs and held while training: writes both into a file, from whichever process it is in."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def note(self, what: str) -> None:
+        with self.path.open("a") as file:
+            file.write(f"{what}\n")
+
+    def __call__(self, done: int, total: int, loss: float) -> None:
+        self.note(f"epoch {done} {torch.backends.cudnn.conv.fp32_precision} {torch.backends.cuda.matmul.fp32_precision}")
+
+    def __enter__(self) -> None:
+        self.note("enter")
+
+    def __exit__(self, *raised: object) -> None:
+        self.note("exit")
+
+    def give_way(self) -> None:
+        self.note("give way")
+
+    def read(self) -> list[str]:
+        return self.path.read_text().splitlines()
+
+
+def gone(done: int, total: int, loss: float) -> None:
+    raise InputError("data.root='x' is gone: restore it.")
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +177,34 @@ def test_it_trains_in_bf16_on_a_cpu_too() -> None:
     settings = dataclasses.replace(QUICK, epochs=1, cutmix_alpha=1.0, randaugment_ops=2)
     result = fit_full(network(), REQUEST, settings, NumericFormat("bf16", "contiguous"), "cpu", 3, on="train", checkpoints=None)
     assert math.isfinite(result.train_loss[0])
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_gradient_is_clipped_in_either_arithmetic(precision: Any) -> None:
+    model = network(0.0)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    settings = dataclasses.replace(QUICK, epochs=1, ema_decay=0.0, weight_decay=0.0, momentum=0.0, clip_norm=1e-3)
+    result = fit_full(model, REQUEST, settings, NumericFormat(precision, "contiguous"), "cpu", 3, on="train", checkpoints=None)
+    assert math.isfinite(result.train_loss[0])
+    moved = math.sqrt(sum(float((after.detach() - before[name]).square().sum()) for name, after in model.named_parameters()))
+    # No step is longer than its learning rate times the norm, which is 0.2 at most.
+    assert 0 < moved <= 5 * 0.2 * 1e-3
+
+
+def test_fp32_stays_fp32_for_the_rest_of_the_process() -> None:
+    flags = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    with ieee_fp32():  # puts back what was set
+        for flag in flags:
+            flag.fp32_precision = "tf32"
+        set_ieee_fp32()
+        gc.collect()
+        assert [flag.fp32_precision for flag in flags] == ["ieee", "ieee"]
+
+
+def test_what_is_held_is_given_way_with_between_epochs(tmp_path: Path) -> None:
+    noting = Noting(tmp_path / "noted")
+    train(None, dataclasses.replace(QUICK, epochs=2), on_epoch=noting, hold=noting)
+    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee", "give way", "exit"]
 
 
 def test_training_on_the_training_part_leaves_the_validation_part_out() -> None:
@@ -294,10 +358,65 @@ def test_erasing_covers_what_it_should() -> None:
 
 def test_two_processes_train_one_network(tmp_path: Path) -> None:
     settings = dataclasses.replace(QUICK, epochs=2, devices=2, ema_decay=0.0)
-    state, result = train(tmp_path, settings)
+    noting = Noting(tmp_path / "noted")
+    state, result = train(tmp_path, settings, on_epoch=noting, hold=noting)
     assert result.epochs == 2 and result.train_loss[1] < result.train_loss[0] and result.images == 6 * (1438 // 6 // 2) * 2
+    # In the process of the first, which ends with the training, and in the arithmetic of one alone.
+    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee", "give way"]
     again, _ = train(tmp_path / "again", settings)
     assert same(state, again)
+
+
+def test_what_another_process_refuses_is_refused_here(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"^data\.root='x' is gone: restore it\.$"):
+        train(tmp_path, dataclasses.replace(QUICK, devices=2), on_epoch=gone)
+
+
+def test_what_several_gpus_take_over_lies_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    placed: list[torch.device] = []
+
+    def stop(*_: Any) -> None:
+        raise Stopped
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.random, "fork_rng", lambda devices: contextlib.nullcontext())
+    monkeypatch.setattr(full, "load_bundle", lambda request, device: load_bundle(request, "cpu"))
+    monkeypatch.setattr(full, "place", lambda model, numeric, device: placed.append(device))
+    monkeypatch.setattr(full_module, "run_full", stop)
+    for devices in (1, 2):
+        settings = dataclasses.replace(QUICK, devices=devices)
+        with pytest.raises(Stopped):
+            fit_full(network(), REQUEST, settings, FP32, "cuda:0", 3, on="train", checkpoints=tmp_path)
+    assert placed == [torch.device("cuda:0"), torch.device("cpu")]
+
+
+def of_a_process(raised: BaseException) -> ProcessRaisedException:
+    try:
+        try:
+            raise KeyError("an earlier one: MemoryError: not this")
+        finally:
+            raise raised
+    except type(raised):
+        return ProcessRaisedException(f"\n\n-- Process 1 terminated with the following error:\n{traceback.format_exc()}", 1, 99)
+
+
+@pytest.mark.parametrize(
+    ("raised", "kind", "told"),
+    [
+        (TrainingDiverged(6), TrainingDiverged, "the loss was not finite at the end of epoch 7"),
+        (InputError("data.root='x' is gone: restore it."), InputError, "data.root='x' is gone: restore it."),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried\nmuch"), torch.OutOfMemoryError, "CUDA out of memory. Tried"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), torch.OutOfMemoryError, "can't allocate memory"),
+        (MemoryError(), torch.OutOfMemoryError, "out of memory"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.ckpt"), OSError, os.strerror(errno.ENOSPC)),
+        (ValueError("InputError: no"), ProcessRaisedException, "ValueError: InputError: no"),
+    ],
+)
+def test_what_a_process_died_of_is_known_here(raised: BaseException, kind: type[Exception], told: str) -> None:
+    found = full_module.as_raised(of_a_process(raised))
+    assert type(found) is kind and told in str(found)
+    if isinstance(raised, TrainingDiverged):
+        assert isinstance(found, TrainingDiverged) and found.epoch == raised.epoch
 
 
 def test_the_gradient_of_two_is_that_of_one(tmp_path: Path) -> None:
@@ -312,6 +431,10 @@ def test_the_gradient_of_two_is_that_of_one(tmp_path: Path) -> None:
 def test_too_many_devices_for_the_batch() -> None:
     with pytest.raises(InputError, match=r"train\.devices=200 leaves less than two"):
         train(None, dataclasses.replace(QUICK, devices=200))
+    # A step shows as many images as the others, which is less than the batch size: 719 of 1438.
+    settings = dataclasses.replace(QUICK, batch_size=720, devices=360)
+    with pytest.raises(InputError, match=r"train\.devices=360 leaves less than two images of a step to each, which shows 719"):
+        train(None, settings)
 
 
 def test_a_folder_of_checkpoints_can_be_moved(tmp_path: Path, whole: Any) -> None:

@@ -95,6 +95,16 @@ def test_gpu_a_network_that_looks_at_values_is_trained_step_by_step() -> None:
 
 @pytest.mark.gpu
 @needs_gpu
+def test_gpu_after_a_recording_that_broke_off_random_numbers_can_be_drawn() -> None:
+    for _ in range(2):
+        taken, _ = stepping(nn.Sequential(Looking(network()), nn.Dropout(0.5)).cuda(), "cuda")
+        assert taken.not_recorded is not None and taken.loss_sum.isfinite()
+    taken, _ = stepping(nn.Sequential(network(), nn.Dropout(0.5)).cuda(), "cuda")
+    assert taken.not_recorded is None and taken.loss_sum.isfinite()
+
+
+@pytest.mark.gpu
+@needs_gpu
 def test_gpu_a_recording_leaves_no_memory_behind() -> None:
     def after() -> int:
         model = network().cuda()
