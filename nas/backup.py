@@ -16,6 +16,9 @@ from nas.errors import InputError
 EVERY_SECONDS = 600.0
 """How old the copy becomes while trials are told."""
 
+_LEFT_SECONDS = 3600.0
+"""How old a file is that nobody writes any more."""
+
 
 class Backup:
     """The copy of one file.
@@ -29,6 +32,7 @@ class Backup:
         self._file, self._copy = file, file.with_name(f"{file.name}.backup")
         self._make: Callable[[Path], bool] = self._copy_journal if is_journal else self._copy_database
         self._left = () if is_journal else (f"{file}-wal", f"{file}-shm")
+        drop_leftovers(self._copy)
 
     def make_if_due(self) -> None:
         """Make it, unless there is one that is younger than ``EVERY_SECONDS``."""
@@ -99,3 +103,11 @@ class Backup:
             file.flush()
             os.fsync(file.fileno())
         return True
+
+
+def drop_leftovers(path: Path) -> None:
+    """Remove the parts of a file that lie beside it, hidden, since processes were killed while they wrote it anew."""
+    with contextlib.suppress(OSError):
+        for left in path.parent.iterdir():
+            if left.name.startswith(f".{path.name}.") and time.time() - left.stat().st_mtime > _LEFT_SECONDS:
+                left.unlink()

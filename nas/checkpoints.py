@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import cache
 from pathlib import Path
+from typing import Any
 
+from nas.backup import drop_leftovers
 from nas.evaluate import Evaluation, metrics_of
 from nas.files import write_bytes
 from nas.measure.measurement import Measurement
@@ -13,15 +16,22 @@ from nas.outcomes import Outcome
 
 _STATE = "training_state.pt"
 
+_FORMAT = 1
+"""How a state is kept: behind a line of JSON that says whose it is."""
+
 
 def keep(run_dir: Path, number: int, evaluation: Evaluation) -> None:
     """Write the state of a trial that was stopped; the rest of what it takes to go on is in its attributes."""
     assert evaluation.state is not None
-    write_bytes(run_dir / "trials" / str(number) / _STATE, evaluation.state)
+    _drop_leftovers(run_dir)
+    whose = json.dumps(_whose(evaluation.metrics.architecture_id)).encode()
+    write_bytes(run_dir / "trials" / str(number) / _STATE, whose + b"\n" + evaluation.state)
 
 
 def read(run_dir: Path, stopped: Outcome, measured: bool = True) -> Evaluation | None:
-    """Return what a stopped trial had come to, with its state; ``None`` if that is gone, and it must begin anew.
+    """Return what a stopped trial had come to, with its state; ``None`` if that cannot be had, and it must begin anew.
+
+    Whether the state is whole is seen where the training goes on from it.
 
     Args:
         run_dir: Where the search keeps its files.
@@ -30,7 +40,9 @@ def read(run_dir: Path, stopped: Outcome, measured: bool = True) -> Evaluation |
     """
     folder = run_dir / "trials" / stopped.name
     try:
-        state = (folder / _STATE).read_bytes()
+        whose, _, state = (folder / _STATE).read_bytes().partition(b"\n")
+        if json.loads(whose) != _whose(stopped.attributes["architecture_id"]):
+            return None
         measurement = None
         if measured:
             measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
@@ -46,3 +58,14 @@ def read(run_dir: Path, stopped: Outcome, measured: bool = True) -> Evaluation |
 def drop(run_dir: Path, number: int) -> None:
     """Forget a state that was gone on with."""
     (run_dir / "trials" / str(number) / _STATE).unlink(missing_ok=True)
+
+
+def _whose(architecture_id: str) -> dict[str, Any]:
+    return {"format": _FORMAT, "architecture_id": architecture_id}
+
+
+@cache
+def _drop_leftovers(run_dir: Path) -> None:
+    # Once: this process leaves nothing, unless it is killed.
+    for folder in (run_dir / "trials").glob("*"):
+        drop_leftovers(folder / _STATE)

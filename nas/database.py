@@ -1,14 +1,15 @@
-"""Optuna's tables, read and written in bulk: its own way takes some sixty statements per trial.
+"""Optuna's tables, read and written in bulk: its own way takes some sixty statements per trial. And how a server is reached.
 
 What stands there is what Optuna 5 reads and writes itself; ``tests/test_gathering.py`` compares them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -35,6 +36,51 @@ _UPSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.in
 
 _MOST_NAMED = 500
 """Ids that one statement may name; databases bound their number."""
+
+_LIBPQ = ("psycopg", "psycopg2")
+"""Drivers that stand on PostgreSQL's own library."""
+
+_REACHING: Mapping[str, int] = {
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
+"""That library's parameters, in seconds but for the last, in ms: that a server is gone is noticed in a minute, not in hours."""
+
+_KEEP_ALIVE = (
+    "SELECT set_config('tcp_keepalives_idle', '30', false), set_config('tcp_keepalives_interval', '10', false), "
+    "set_config('tcp_keepalives_count', '3', false)"
+)
+"""Lets the server notice in its turn that a client's host is gone, whose locks would outlive it by hours. Over a Unix socket it
+does nothing."""
+
+
+def connect_args(url: str) -> dict[str, Any]:
+    """Return what a connection to a PostgreSQL server is opened with, unless the URL itself says it; nothing for others."""
+    made = sqlalchemy.make_url(url)
+    if made.get_backend_name() != "postgresql" or made.get_driver_name() not in _LIBPQ:
+        return {}
+    return {key: value for key, value in _REACHING.items() if key not in made.query}
+
+
+def keep_alive(engine: sqlalchemy.Engine) -> None:
+    """Let a PostgreSQL server watch over all connections that an engine opens; those that it has are closed."""
+    if engine.dialect.name != "postgresql" or engine.dialect.driver not in _LIBPQ:
+        return
+
+    def ask(connection: Any, _: Any) -> None:
+        # A server that does not know it, or something between that lets it not pass, is as good as it was before.
+        with contextlib.suppress(Exception):
+            connection.cursor().execute(_KEEP_ALIVE)
+            connection.commit()
+            return
+        with contextlib.suppress(Exception):
+            connection.rollback()
+
+    sqlalchemy.event.listen(engine, "connect", ask)
+    engine.dispose()
 
 
 def writes_at_once(dialect: str) -> bool:

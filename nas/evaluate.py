@@ -10,7 +10,7 @@ import math
 import statistics
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
@@ -21,12 +21,12 @@ from nas.analyse.tradeoffs import violations
 from nas.errors import InputError, RunError
 from nas.failures import first_line, is_out_of_memory
 from nas.measure.lock import Shared
-from nas.measure.measurement import Measurement, Measuring
+from nas.measure.measurement import WAITING, Measurement, Measuring
 from nas.measure.record import SensorError
 from nas.measure.settings import MeasureConditions
 from nas.metrics import METRICS
 from nas.train.data import DataBundle, DataRequest, load_bundle
-from nas.train.fit import TrainingDiverged, fit
+from nas.train.fit import StateError, TrainingDiverged, fit
 from nas.train.settings import NumericFormat, TrainSettings
 from search_spaces.base import Architecture, SearchSpace
 
@@ -237,10 +237,13 @@ def evaluate(request: EvaluationRequest, on_stage: OnStage = lambda stage: None)
             evaluation = way.failed(_kind(error), error)
         else:
             evaluation = way.result()
-    if evaluation.failure and where.type == "cuda":
-        _check_usable(where, evaluation)
-    if evaluation.failure == "out_of_memory" and where.type == "cuda":
-        torch.cuda.empty_cache()  # what is left is split into blocks of this candidate's sizes
+    if where.type == "cuda":
+        if evaluation.failure:
+            _check_usable(where, evaluation)
+        # What is left is split into blocks of this candidate's sizes, and no neighbour on the GPU could have it meanwhile. A GPU
+        # that was spoilt in silence shows where it is used next.
+        with suppress(RuntimeError):
+            torch.cuda.empty_cache()
     return evaluation
 
 
@@ -321,17 +324,29 @@ class _Way:
         request = self.request
         self._enter("data")
         bundle = load_bundle(request.data, torch.device(request.device))
-        self._enter("build")
-        torch.manual_seed(request.seed)
-        model = request.space.build(request.architecture, bundle.input_shape[0], bundle.num_classes)
+        model = self._build(bundle)
         if request.begun is not None:
             self.found = {f.name: getattr(request.begun.metrics, f.name) for f in fields(Metrics)}
             self.reasons, self.measurement = dict(request.begun.reasons), request.begun.measurement
         if request.measures:
             self._measure(model, bundle.input_shape)
             gc.collect()  # the copies that were counted and timed, where reference cycles hold them
-        if not self.gated_by and not request.only_measure:
-            self._train(model, bundle)
+        if self.gated_by or request.only_measure:
+            return
+        if request.begun is not None and request.begun.state is not None:
+            try:
+                self._train(model, bundle, request.begun.state)
+            except StateError:
+                # The next attempt would come to the same state. A part of it may be in the network by now.
+                model = self._build(bundle)
+            else:
+                return
+        self._train(model, bundle, None)
+
+    def _build(self, bundle: DataBundle) -> nn.Module:
+        self._enter("build")
+        torch.manual_seed(self.request.seed)
+        return self.request.space.build(self.request.architecture, bundle.input_shape[0], bundle.num_classes)
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
         request, first_s = self.request, self.request.first_latency_seconds
@@ -371,16 +386,18 @@ class _Way:
         self.stage = "measure"
         gated()
 
-    def _train(self, model: nn.Module, bundle: DataBundle) -> None:
-        request = self.request
-        self._enter("train")
+    def _train(self, model: nn.Module, bundle: DataBundle, state: bytes | None) -> None:
+        request, device = self.request, torch.device(self.request.device)
+        with Shared(device, lambda: self.on_stage(WAITING)) as hold:
+            self._enter("train")
 
-        device = torch.device(request.device)
-        with Shared(device) as hold:
-
-            def on_epoch(done: int, total: int) -> None:
+            def on_epoch(done: int, total: int) -> float:
+                before_s = hold.waited_s
                 self.on_stage(f"train {done}/{total}")
                 hold.give_way()
+                if hold.waited_s > before_s:
+                    self.on_stage(f"train {done}/{total}")
+                return hold.waited_s - before_s
 
             trained = fit(
                 model,
@@ -390,7 +407,7 @@ class _Way:
                 device,
                 request.seed,
                 until_epoch=request.until_epoch,
-                resume=None if request.begun is None else request.begun.state,
+                resume=state,
                 keep_state=request.keep_state,
                 scored=request.scored,
                 on_epoch=on_epoch,
@@ -416,12 +433,10 @@ class _Way:
         self.on_stage(stage)
 
     def result(self) -> Evaluation:
-        for name, value in self.found.items():
-            if isinstance(value, float) and not math.isfinite(value):  # no figure to compare, and no plain data
-                self.found[name], self.reasons[name] = None, f"it came out as {value}"
+        metrics, reasons = self._told()
         return Evaluation(
-            Metrics(**self.found),
-            {name: reason for name, reason in self.reasons.items() if self.found.get(name) is None},
+            metrics,
+            reasons,
             measurement=self.measurement,
             gated_by=self.gated_by,
             weights=self.weights,
@@ -431,4 +446,11 @@ class _Way:
     def failed(self, failure: Failure, error: BaseException) -> Evaluation:
         reason = f"{self.stage}: {type(error).__name__}: {first_line(error)}"[:500]
         log = "".join(traceback.format_exception(error))[-_LOG_CHARACTERS:]
-        return Evaluation(Metrics(**self.found), dict(self.reasons), failure, reason, self.measurement, log)
+        return Evaluation(*self._told(), failure, reason, self.measurement, log)
+
+    def _told(self) -> tuple[Metrics, dict[str, str]]:
+        """Return all that was found, and the reasons of what was not."""
+        for name, value in self.found.items():
+            if isinstance(value, float) and not math.isfinite(value):  # no figure to compare, and no plain data
+                self.found[name], self.reasons[name] = None, f"it came out as {value}"
+        return Metrics(**self.found), {name: reason for name, reason in self.reasons.items() if self.found.get(name) is None}

@@ -12,11 +12,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -26,7 +27,9 @@ from pebble import ProcessExpired, ProcessPool
 from nas import worker
 from nas.config.search import TimeoutSettings
 from nas.engine import OnStage
+from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, Failure
+from nas.failures import first_line
 from nas.processes import spawner
 from nas.slots import Job, Slots
 from nas.worker import Post
@@ -34,6 +37,9 @@ from nas.worker import Post
 _TAIL_BYTES = 8000  # of which a crash's stack takes half for the names of loaded libraries
 _WATCH_SECONDS = 0.05
 _GRACE_SECONDS = 2.0
+_START_SECONDS = 600.0
+"""How long a worker may take to begin: a new one loads its libraries first, which takes a while from a slow disk."""
+
 _FORKSERVER_GONE = 255
 """The exit code that multiprocessing gives a forked process of which it cannot learn any more how it ended."""
 
@@ -67,6 +73,32 @@ class Family:
     contexts: int
 
 
+@dataclass(frozen=True)
+class _Stay:
+    """Where a job is on its way, and how long it has been in the parts of it.
+
+    Attributes:
+        part: One of those of ``engine.timeout``, or ``None`` while none of them counts.
+        since_s: When it came there, in seconds of ``time.monotonic``.
+        before_s: What it had spent in each part before it came there.
+    """
+
+    part: str | None
+    since_s: float
+    before_s: Mapping[str, float] = field(default_factory=dict)
+
+    def spent_s(self, now_s: float) -> float:
+        """Return how long it has been in its part by now, with the times before it left it for another one."""
+        return self.before_s.get(self.part or "", 0.0) + now_s - self.since_s
+
+    def then(self, part: str | None, now_s: float) -> _Stay:
+        """Return where it is once it has come to a part."""
+        if part == self.part:
+            return self
+        before_s = self.before_s if self.part is None else {**self.before_s, self.part: self.spent_s(now_s)}
+        return _Stay(part, now_s, before_s)
+
+
 class LocalEngine:
     """See ``nas.engine.Engine``. Use it as a context manager: leaving it ends all workers at once.
 
@@ -87,10 +119,16 @@ class LocalEngine:
         folder.mkdir(parents=True, exist_ok=True)
         self._deadlines = deadlines or TimeoutSettings()
         self._closed = threading.Event()
+        self._is_first = True
         shared = {place.device: sum(other.device == place.device for other in places) for place in places}
         # The search itself, which probed the device, is the first that may hold a CUDA context.
         kin = [family or Family(os.getpid(), 1 + shared[place.device]) for place in places]
-        self._slots = [_Slot(f"worker-{index}", place, kin[index], folder, self._ended) for index, place in enumerate(places)]
+        # Loading takes what decoding all images takes, whichever candidate is a worker's first: only a time that was set says
+        # how long that may be.
+        data_counts = self._deadlines.build != TimeoutSettings.build
+        self._slots = [
+            _Slot(f"worker-{index}", place, kin[index], folder, data_counts, self._ended) for index, place in enumerate(places)
+        ]
         self._queue = Slots(self._slots)
         self._watch = threading.Thread(target=self._watch_deadlines, daemon=True)
 
@@ -114,7 +152,15 @@ class LocalEngine:
             slot.close()
 
     def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
-        """See ``Engine``; ``on_stage`` is called in another thread."""
+        """See ``Engine``; ``on_stage`` is called in another thread.
+
+        Raises:
+            InputError: A request of this kind cannot be sent to a worker.
+        """
+        if self._is_first:  # some of what a user's class may raise would end pebble's own threads
+            if (refusal := _unsendable(request)) is not None:
+                raise refusal
+            self._is_first = False
         return self._queue.submit(number, request, on_stage)
 
     def _ended(self, slot: _Slot, job: Job, result: Evaluation | BaseException, killed: bool) -> None:
@@ -125,9 +171,7 @@ class LocalEngine:
             with self._queue.lock:
                 for slot in self._slots:
                     slot.notice_death()
-                    limit_s = getattr(self._deadlines, slot.part) if slot.job is not None and slot.part else None
-                    if slot.job is not None and limit_s is not None and time.monotonic() - slot.since_s > limit_s:
-                        slot.expire(f"{slot.job.stage}: no end within engine.timeout.{slot.part}={limit_s:g} s")
+                    slot.notice_overtime(self._deadlines)
 
 
 class _Slot:
@@ -139,16 +183,15 @@ class _Slot:
         place: Place,
         family: Family,
         folder: Path,
+        data_counts: bool,
         ended: Callable[[_Slot, Job, Evaluation | BaseException, bool], None],
     ) -> None:
         self.place = place
         self.job: Job | None = None
-        self.part: str | None = None
-        self.since_s = 0.0
         self.told = f"{os.uname().nodename}/{place.device}/{name}"
         self._log = folder / f"{name}-{os.getpid()}.log"  # several commands may share a folder
         _drop_logs_of_the_dead(folder, name)
-        self._family, self._ended = family, ended
+        self._family, self._data_counts, self._ended = family, data_counts, ended
         self._pool: ProcessPool | None = None
         self._changing = threading.Lock()
         self._stopped = False
@@ -157,6 +200,8 @@ class _Slot:
         self._kills_before = 0
         self._expired: str | None = None
         self._failure: Failure = "timeout"
+        self._killed = False
+        self._stay = _Stay(None, 0.0)
         self._lost_s: float | None = None
         self._at_work: int | None = None
 
@@ -191,8 +236,8 @@ class _Slot:
     def begin(self, job: Job) -> None:
         """Let the worker evaluate; never waits for it."""
         self._number += 1
-        self.part, self.since_s, self._expired = None, time.monotonic(), None
-        self._failure, self._lost_s, self._at_work = "timeout", None, None
+        self._stay, self._expired = _Stay(None, time.monotonic()), None
+        self._failure, self._killed, self._lost_s, self._at_work = "timeout", False, None, None
         self._log_begins = self._log.stat().st_size if self._log.exists() else 0
         self._kills_before = _kills_for_memory()
         request = job.request
@@ -210,10 +255,16 @@ class _Slot:
         self._future = future
         future.add_done_callback(lambda done: threading.Thread(target=self._take, args=(job, done), daemon=True).start())
 
-    def expire(self, reason: str, failure: Failure = "timeout") -> None:
-        """End the worker's process for a candidate that takes too long, or whose process is gone."""
+    def expire(self, reason: str, failure: Failure = "timeout", killed: bool = False) -> None:
+        """End the worker's process for a candidate that takes too long, or whose process is gone.
+
+        Args:
+            reason: What is recorded.
+            failure: Likewise.
+            killed: Whether the candidate is not the cause, and is to be begun again.
+        """
         if self._expired is None:
-            self._expired, self._failure = reason, failure
+            self._expired, self._failure, self._killed = reason, failure, killed
             self._future.cancel()  # type: ignore[no-untyped-call]
 
     def notice_death(self) -> None:
@@ -224,6 +275,19 @@ class _Slot:
             self._lost_s = time.monotonic()  # what it sent before its end, or how it ended, may be on its way
         elif time.monotonic() - self._lost_s > _GRACE_SECONDS:
             self.expire(f"{self.job.stage}: its worker ended by itself", "crash")
+
+    def notice_overtime(self, deadlines: TimeoutSettings) -> None:
+        """Give up a job that takes too long, and begin one again that no worker has begun for too long."""
+        job, stay, now_s = self.job, self._stay, time.monotonic()
+        if job is None:
+            return
+        if job.stage == "begin" and stay.part is None and now_s - stay.since_s > _START_SECONDS:
+            more = f", {job.begun} times" if job.begun > 1 else ""
+            self.expire(f"begin: its worker did not begin within {_START_SECONDS:g} s{more}", "crash", killed=True)
+            return
+        limit_s = getattr(deadlines, stay.part) if stay.part is not None else None
+        if limit_s is not None and stay.spent_s(now_s) > limit_s:
+            self.expire(f"{job.stage}: no end within engine.timeout.{stay.part}={limit_s:g} s")
 
     def stop(self) -> None:
         """End the worker for good, whatever it is doing."""
@@ -266,10 +330,9 @@ class _Slot:
                 if job is not None and int(number) == self._number:
                     self._at_work = self._pid  # which a process says before all else
                     job.stage = stage
-                    part = _part_of(stage)
-                    if part != self.part:
-                        self.part, self.since_s = part, time.monotonic()
-                    job.on_stage(job.number, stage)
+                    self._stay = self._stay.then(_part_of(stage, self._data_counts), time.monotonic())
+                    with contextlib.suppress(Exception):  # a display that fails must not hide what the worker does
+                        job.on_stage(job.number, stage)
 
     def _take(self, job: Job, future: Future[Any]) -> None:
         """Say what came of a job; in a thread of its own, as a pool must not be renewed by its own threads."""
@@ -279,7 +342,7 @@ class _Slot:
             if self._failure == "crash":
                 self._renew()
             result = job.failed(self._failure, self._expired or "it was stopped", self._tail())
-            self._ended(self, job, result, False)
+            self._ended(self, job, result, self._killed)
         except ProcessExpired as death:
             code = int(death.exitcode or 0)
             if code == _FORKSERVER_GONE:
@@ -290,7 +353,7 @@ class _Slot:
             result = job.failed("crash", f"{job.stage}: its worker died", self._tail())
             self._ended(self, job, result, True)
         except BaseException as error:  # noqa: BLE001 - whatever it is, it is for whoever asked
-            self._ended(self, job, error, False)
+            self._ended(self, job, _unsendable(job.request) or error, False)
         else:
             if done.is_spent:
                 self._renew()
@@ -304,7 +367,7 @@ class _Slot:
             return job.failed("crash", f"{job.stage}: the process that workers are forked from died", self._tail()), True
         if code >= 0:
             return job.failed("crash", f"{job.stage}: its worker ended by itself with exit code {code}", self._tail()), False
-        name = signal.Signals(-code).name
+        name = _name_of(-code)
         if -code == signal.SIGKILL and _kills_for_memory() > self._kills_before:
             return job.failed(
                 "out_of_memory", f"{job.stage}: the system killed its worker as memory ran out", self._tail()
@@ -324,12 +387,30 @@ class _Slot:
             return ""
 
 
-def _part_of(stage: str) -> str | None:
-    if stage in ("data", "build", "complexity"):
+def _part_of(stage: str, data_counts: bool) -> str | None:
+    if stage in ("build", "complexity") or (stage == "data" and data_counts):
         return "build"
     if stage in ("latency", "memory", "energy"):
         return "measure"
     return "train" if stage.startswith("train") else None
+
+
+def _unsendable(request: EvaluationRequest) -> InputError | None:
+    """Return what a user is told of a request that cannot be pickled; ``None`` if it can."""
+    for key, owner, part in (
+        ("space", request.space, request.space),
+        ("space", request.space, request.architecture),
+        ("data", request.data.source, request.data.source),
+    ):
+        try:
+            ForkingPickler.dumps(part)
+        except Exception as error:  # noqa: BLE001 - whatever a user's class raises
+            name = f"{type(owner).__module__}.{type(owner).__qualname__}"
+            return InputError(
+                f"{key}._target_={name} cannot be sent to a worker ({first_line(error)}): keep in {type(part).__qualname__} "
+                "nothing that cannot be pickled, or set engine.workers=0."
+            )
+    return None
 
 
 def _is_gone(pid: int) -> bool:
@@ -361,3 +442,10 @@ def _kills_for_memory(cgroups: Path = Path("/sys/fs/cgroup"), own: Path = Path("
         if folder == cgroups:
             break
     return 0
+
+
+def _name_of(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time ones have none
+        return f"signal {number}"

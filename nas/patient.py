@@ -17,6 +17,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from nas import database
+from nas.errors import InputError
 from nas.gathering import Gathered, one_by_one
 from nas.retrying import patiently, restore
 
@@ -53,6 +54,7 @@ class PatientRDBStorage(RDBStorage):
     def __init__(self, url: str, what: str, engine_kwargs: dict[str, Any], remedy: Callable[[], str] = restore) -> None:
         self.what, self.remedy = what, remedy
         super().__init__(url, engine_kwargs=engine_kwargs)
+        database.keep_alive(self.engine)
 
     def write(self, gathered: Gathered) -> None:
         """Write what was gathered, in one transaction.
@@ -102,6 +104,10 @@ class PatientRDBStorage(RDBStorage):
 for _name in _METHODS:
     if _name in vars(RDBStorage):
         setattr(PatientRDBStorage, _name, _again(_name))
+
+
+_LINE_BEGINS = b'{"op_code":'
+"""How each line of a journal begins, as Optuna writes it."""
 
 
 class _Flock:
@@ -180,8 +186,23 @@ class PatientJournal(JournalFileBackend):
                     break
                 end = begin
         if end < size:
+            if not end:
+                self._check_begins_like_a_log()
             os.truncate(self._file_path, end)
         return end
+
+    def _check_begins_like_a_log(self) -> None:
+        """Refuse to empty a file without a whole line, unless that line was begun as Optuna begins all of its.
+
+        Raises:
+            InputError: It is another file, which a user named by mistake.
+        """
+        with Path(self._file_path).open("rb") as file:
+            head = file.read(len(_LINE_BEGINS))
+        if not _LINE_BEGINS.startswith(head):
+            raise InputError(
+                f"{self.what} cannot be used: {self._file_path} is there and is no journal of Optuna's; name another file."
+            )
 
     @contextmanager
     def _lock_of_file(self) -> Iterator[None]:

@@ -99,11 +99,11 @@ class Desk:
     def evaluate(self, number: int, request: EvaluationRequest) -> Iterator[str | Evaluation | InputError]:
         """Yield the stages as they begin, and at last what the evaluation came to."""
         stages: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        promise = self._engine.submit(number, request, lambda _, stage: stages.put(stage))
-        promise.add_done_callback(lambda _: stages.put(None))
-        while (stage := stages.get()) is not None:
-            yield stage
         try:
+            promise = self._engine.submit(number, request, lambda _, stage: stages.put(stage))
+            promise.add_done_callback(lambda _: stages.put(None))
+            while (stage := stages.get()) is not None:
+                yield stage
             yield promise.result()
         except InputError as error:
             yield error
@@ -288,6 +288,14 @@ class _Seat:
         threading.Thread(target=self._follow, args=(job, request, self._desk), daemon=True).start()
 
     def _follow(self, job: Job, request: EvaluationRequest, desk: Any) -> None:
+        try:
+            result, killed = self._attend(job, request, desk)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for whoever asked, who would wait for ever
+            result, killed = error, False
+        self._line.ended(self, job, result, killed)
+
+    def _attend(self, job: Job, request: EvaluationRequest, desk: Any) -> tuple[Evaluation | BaseException, bool]:
+        """Wait for the end of a job; return what came of it, and whether its worker was killed from outside."""
         import ray
         from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
@@ -299,8 +307,7 @@ class _Seat:
                     job.stage = found
                     job.on_stage(job.number, found)
         except RayTaskError as error:  # a defect, of ours or of the node's installation
-            told = unprepared(error.cause) if isinstance(error.cause, ImportError) else error
-            self._line.ended(self, job, told, killed=False)
+            return (unprepared(error.cause) if isinstance(error.cause, ImportError) else error), False
         except RayError as error:
             more = f", {job.begun} times" if job.begun > 1 else ""
             if isinstance(error, OutOfMemoryError):
@@ -310,11 +317,10 @@ class _Seat:
                     "crash", f"{job.stage}: its node died, or its worker there{more}", str(error)[:_LOG_CHARACTERS]
                 )
             self._renew(desk)
-            self._line.ended(self, job, result, killed=True)
-        else:
-            if isinstance(found, Evaluation):
-                job.begun += found.begun - 1
-            self._line.ended(self, job, found, killed=False)
+            return result, True
+        if isinstance(found, Evaluation):
+            job.begun += found.begun - 1
+        return found, False
 
     def _renew(self, desk: Any) -> None:
         import ray

@@ -9,6 +9,7 @@ import contextlib
 import os
 import socket
 import threading
+import time
 import uuid
 import zlib
 from collections.abc import Iterator
@@ -17,9 +18,17 @@ from dataclasses import dataclass
 
 import sqlalchemy
 
-from nas.retrying import is_away, patiently
+from nas.database import connect_args, keep_alive
+from nas.retrying import PATIENCE_SECONDS, is_away, patiently
 
 _BEAT_SECONDS = 5.0
+
+_LOCK_MS = 30_000
+"""How long the server lets wait for a lock before it answers. Many processes that choose their candidates one after the other,
+each for seconds, may keep it for longer: it is asked for again."""
+
+_LOCK_NOT_AVAILABLE = "55P03"
+"""What the server calls that (PostgreSQL, appendix A)."""
 
 DEAD_AFTER_SECONDS = 60.0
 """How long a pulse may stand still, by the pulse of whoever watches it: clocks of several hosts differ, and while the server is
@@ -58,14 +67,39 @@ def one_at_a_time(url: str) -> Iterator[None]:
 
     Raises:
         sqlalchemy.exc.SQLAlchemyError: It cannot be reached.
+        TimeoutError: Others hold it for too long.
     """
-    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool)
+    engine = sqlalchemy.create_engine(url, poolclass=sqlalchemy.NullPool, connect_args=connect_args(url))
+    keep_alive(engine)
     if engine.dialect.name != "postgresql":
         yield
         return
-    with engine.begin() as connection:
-        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(b"osa-nas tables")})
+    until_s = time.monotonic() + PATIENCE_SECONDS
+    while (connection := _locked(engine, b"osa-nas tables")) is None:
+        if time.monotonic() > until_s:
+            raise TimeoutError(f"other processes have been making its tables for {PATIENCE_SECONDS:g} s")
+    with connection:
         yield
+
+
+def _locked(engine: sqlalchemy.Engine, what: bytes) -> sqlalchemy.Connection | None:
+    """Return a connection whose transaction holds a lock of a PostgreSQL server's; ``None`` if others had it for ``_LOCK_MS``."""
+    connection = engine.connect()
+    try:
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = {_LOCK_MS}"))
+        connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": zlib.crc32(what)})
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, sqlalchemy.exc.OperationalError) and _sqlstate(error) == _LOCK_NOT_AVAILABLE:
+            return None
+        raise
+    return connection
+
+
+def _sqlstate(error: sqlalchemy.exc.DBAPIError) -> str | None:
+    # As psycopg and as psycopg2 name it.
+    state: str | None = getattr(error.orig, "sqlstate", None) or getattr(error.orig, "pgcode", None)
+    return state
 
 
 class ServerOwner:
@@ -83,7 +117,8 @@ class ServerOwner:
     def __init__(self, url: str, what: str, study: str) -> None:
         self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._what, self._study = what, study
-        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True)
+        self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=connect_args(url))
+        keep_alive(self._engine)
         self._beats = 0
         self._seen: dict[str, _Pulse] = {}
         self._closed = threading.Event()
@@ -100,7 +135,7 @@ class ServerOwner:
 
     def _beat(self) -> None:
         while not self._closed.wait(_BEAT_SECONDS):
-            with contextlib.suppress(sqlalchemy.exc.SQLAlchemyError):
+            with contextlib.suppress(Exception):  # without a pulse this process would be taken for dead
                 with self._engine.begin() as connection:
                     mine = sqlalchemy.update(_table).where(_table.c.name == self.name)
                     connection.execute(mine.values(beats=_table.c.beats + 1))
@@ -142,18 +177,10 @@ class ServerOwner:
         if not self._is_postgresql:
             yield
             return
-        key = zlib.crc32(f"osa-nas {self._study}".encode())
-
-        def take() -> sqlalchemy.Connection:
-            connection = self._engine.connect()
-            try:
-                connection.execute(sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-            except BaseException:
-                connection.close()
-                raise
-            return connection
-
-        connection = patiently(take, self._what)
+        # Patience is for a server that is away, each time anew: as long as others choose, there is nothing to say.
+        what = f"osa-nas {self._study}".encode()
+        while (connection := patiently(lambda: _locked(self._engine, what), self._what)) is None:
+            pass
         try:
             yield
         finally:

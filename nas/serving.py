@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable
@@ -15,9 +16,16 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 Stamp = tuple[tuple[int, int], ...]
 
+Answer = tuple[Stamp, str, list[tuple[str, str]], bytes]
+"""When the file stood so, the status, the headers and the body."""
+
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Quiet(WSGIRequestHandler):
@@ -26,7 +34,7 @@ class _Quiet(WSGIRequestHandler):
 
 
 class KeptAnswers:
-    """Keeps the dashboard's answer about a study for as long as the study's file does not change.
+    """Keeps the dashboard's answer about a study, unless it is an error, for as long as the study's file does not change.
 
     optuna-dashboard makes it anew for each page, in a time that grows with the square of the number of trials.
 
@@ -44,7 +52,7 @@ class KeptAnswers:
     def __init__(self, application: Any, file: Path) -> None:
         self._application, self._file = application, file
         self._locks: defaultdict[str, Lock] = defaultdict(Lock)
-        self._answers: dict[str, tuple[Stamp, str, list[tuple[str, str]], bytes]] = {}
+        self._answers: dict[str, Answer] = {}
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request."""
@@ -53,18 +61,29 @@ class KeptAnswers:
             answer: Iterable[bytes] = self._application(environ, start_response)
             return answer
         key = f"{path}?{environ.get('QUERY_STRING') or 'after=0'}"
-        with self._locks[key]:
-            stamp, newest = self._stamp()
-            kept = self._answers.get(key)
-            if kept is None or kept[0] != stamp:
-                began: list[Any] = []
-                body = b"".join(self._application(environ, lambda status, headers, *_: began.extend((status, headers))))
-                kept = (stamp, began[0], began[1], body)
-                settled = not self._answers or time.time() - newest > self._SETTLED_SECONDS
-                if settled and (key in self._answers or len(self._answers) < self._MOST):
-                    self._answers[key] = kept
-        start_response(kept[1], kept[2])
-        return [kept[3]]
+        try:
+            with self._locks[key]:
+                _, status, headers, body = self._kept_or_made(key, environ)
+        finally:
+            if key not in self._answers:
+                self._locks.pop(key, None)  # whoever waits for it has it
+        start_response(status, headers)
+        return [body]
+
+    def _kept_or_made(self, key: str, environ: dict[str, Any]) -> Answer:
+        stamp, newest = self._stamp()
+        kept = self._answers.get(key)
+        if kept is not None and kept[0] == stamp:
+            return kept
+        began: list[Any] = []
+        body = b"".join(self._application(environ, lambda status, headers, *_: began.extend((status, headers))))
+        made = (stamp, began[0], began[1], body)
+        settled = not self._answers or time.time() - newest > self._SETTLED_SECONDS
+        if not made[1].startswith("200"):  # the next one may be another, whether the file changes or not
+            self._answers.pop(key, None)
+        elif settled and (key in self._answers or len(self._answers) < self._MOST):
+            self._answers[key] = made
+        return made
 
     def _stamp(self) -> tuple[Stamp, float]:
         """Return what changes when the database does, and when that was last, in seconds since 1970."""
@@ -88,6 +107,7 @@ def serve(application: Any, host: str, port: int, ready: Callable[[str], None]) 
     Raises:
         OSError: The address cannot be had.
     """
-    with make_server(host, port, application, server_class=_Server, handler_class=_Quiet) as server:
-        ready(f"http://{host}:{server.server_port}")
+    is_6 = ":" in host
+    with make_server(host, port, application, server_class=_Server6 if is_6 else _Server, handler_class=_Quiet) as server:
+        ready(f"http://{f'[{host}]' if is_6 else host}:{server.server_port}")
         server.serve_forever()

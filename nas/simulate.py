@@ -144,7 +144,8 @@ class _Answer:
         self.seconds += row.count_seconds
         if gated and self._misses():
             reason = f"the network misses the bound of {' and '.join(self.gated_by)}"
-            self._reasons |= dict.fromkeys(("latency_ms", "images_per_s", "flops_per_s", "peak_memory_mb", "energy_j"), reason)
+            missing = ("latency_ms", "latency_iqr_ms", "images_per_s", "flops_per_s", "peak_memory_mb", "energy_j")
+            self._reasons |= dict.fromkeys(missing, reason)
             return
         if request.until_epoch is not None and request.first_latency_seconds is not None:
             self._time_briefly()
@@ -222,7 +223,8 @@ class _Answer:
         return further[seed - 1]
 
     def evaluation(self) -> Evaluation:
-        return Evaluation(Metrics(**self._found), self._reasons, gated_by=self.gated_by, state=self._state)
+        reasons = {name: reason for name, reason in self._reasons.items() if self._found.get(name) is None}
+        return Evaluation(Metrics(**self._found), reasons, gated_by=self.gated_by, state=self._state)
 
 
 @dataclass(frozen=True)
@@ -240,14 +242,12 @@ class _State:
 
 
 def _read_state(state: bytes, row: Row, epochs: int) -> _State:
+    """Return how far a training had come: nowhere, if the state is damaged, of another network or in another format."""
     try:
         plain = json.loads(state)
-        if (plain["format"], plain["row"]) != (_STATE_FORMAT, row.architecture_id):
-            raise ValueError(f"it is of the network {plain['row']} in format {plain['format']}")
         curve = tuple((int(epoch), float(top1)) for epoch, top1 in plain["curve"])
         found = _State(row, int(plain["epochs"]), curve, float(plain["train_seconds"]))
-        if not 0 <= found.epochs <= epochs:
-            raise ValueError(f"it has {found.epochs} epochs")
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"the simulated training state cannot be used ({error}): train from the start.") from None
-    return found
+        fits = (plain["format"], plain["row"]) == (_STATE_FORMAT, row.architecture_id)
+    except (ValueError, KeyError, TypeError):
+        return _State(row)
+    return found if fits and 0 <= found.epochs <= epochs else _State(row)

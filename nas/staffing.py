@@ -12,6 +12,7 @@ from nas.config.search import SearchConfig
 from nas.errors import InputError
 from nas.failures import is_out_of_memory
 from nas.local import Place
+from nas.measure.fingerprint import fingerprint
 from nas.measure.settings import MeasureConditions
 from nas.train.data import DataBundle
 from nas.train.probe import training_memory_mb
@@ -35,7 +36,8 @@ def places(
 
     Args:
         config: The search.
-        device: Where it evaluates; if the configuration leaves it open, all GPUs of its kind are taken.
+        device: Where it evaluates; if the configuration leaves it open, all GPUs are taken that have the same identity
+            (``nas.measure.fingerprint``).
         conditions: How it measures.
         memory_mb: Tells how much of a GPU the training of a large candidate takes; asked only if need be.
 
@@ -101,11 +103,10 @@ def _on_cpus(workers: int, threads: int) -> tuple[Place, ...]:
 
 
 def _boards(device: torch.device) -> list[torch.device]:
-    """Return the GPUs of the kind of ``device``: figures of two kinds never stand on one front."""
-    name = torch.cuda.get_device_name(device)
-    return [
-        torch.device("cuda", index) for index in range(torch.cuda.device_count()) if torch.cuda.get_device_name(index) == name
-    ]
+    """Return the GPUs like ``device`` in all that must agree within a study: figures of two kinds never stand on one front."""
+    ours = fingerprint(device).identity()
+    boards = [torch.device("cuda", index) for index in range(torch.cuda.device_count())]
+    return [board for board in boards if board == device or fingerprint(board).identity() == ours]
 
 
 def free_mb(device: torch.device) -> float:

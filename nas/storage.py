@@ -18,6 +18,7 @@ import sqlalchemy
 from optuna.storages import BaseStorage, JournalStorage, get_storage
 
 from nas.backup import Backup
+from nas.database import connect_args
 from nas.errors import InputError
 from nas.gathering import GatheringStorage, Write, one_by_one
 from nas.owner import Owner, TrialOwner
@@ -148,7 +149,8 @@ def open_storage(spec: StorageSpec) -> Storage:
             return _open_sqlite(spec, spec.file)
         # A connection that a restart of the server has broken is noticed before it is used.
         with one_at_a_time(spec.url):  # two that make the tables at once would both fail
-            database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", {"pool_pre_ping": True})
+            options = {"pool_pre_ping": True, "connect_args": connect_args(spec.url)}
+            database = PatientRDBStorage(spec.url, f"study.storage={spec.shown}", options)
             return _gathering(get_storage(database), database.write, spec)
     except InputError:
         raise

@@ -118,6 +118,22 @@ def test_what_was_lost_is_not_begun_anew_beside_its_copy(storage: Storage, tmp_p
     assert file.exists() == (how == "empty")
 
 
+def test_what_a_killed_process_left_half_made_goes_when_it_is_opened(tmp_path: Path) -> None:
+    names = (
+        ".study.db.backup.abc",
+        ".study.db.backup.abc-journal",
+        ".study.db.backup.new",
+        ".other.db.backup.abc",
+        "study.db.backup",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+        if not name.endswith("new"):
+            os.utime(tmp_path / name, (time.time() - 3700,) * 2)
+    Backup(tmp_path / "study.db", is_journal=False)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names[2:])
+
+
 def test_without_a_copy_it_says_so(tmp_path: Path) -> None:
     assert Backup(tmp_path / "study.db", is_journal=False).remedy() == "restore a copy of it, or move it away to begin anew"
 

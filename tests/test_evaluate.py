@@ -7,8 +7,10 @@ import pickle
 import subprocess
 import sys
 import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -124,6 +126,16 @@ def test_a_failure_keeps_what_was_measured(request_: EvaluationRequest) -> None:
     evaluation = evaluate(replace(request_, space=BreaksAt()))
     assert evaluation.failure == "error" and evaluation.failure_reason == "train: KeyError: 'deep inside'"
     assert evaluation.metrics.latency_ms is not None and evaluation.metrics.top1 is None
+
+
+def test_a_failure_gives_no_reasons_of_figures_that_are_there(request_: EvaluationRequest) -> None:
+    """They were missing when a rung before was reached, and are there now."""
+    first = evaluate(replace(request_, train=replace(request_.train, epochs=2), until_epoch=1, keep_state=True))
+    begun = replace(first, reasons={**first.reasons, "latency_ms": "refused", "top1_mean": "not scored", "top5": "not scored"})
+    wanted = replace(request_, train=replace(request_.train, epochs=2), space=BreaksAt(), begun=begun)
+    found = evaluate(wanted)
+    assert found.failure == "error" and found.metrics.latency_ms is not None
+    assert all(getattr(found.metrics, name) is None for name in found.reasons)
 
 
 def test_a_signal_is_not_a_failure(request_: EvaluationRequest) -> None:
@@ -285,7 +297,7 @@ def test_a_spoilt_gpu_ends_the_run_and_not_the_candidate(request_: EvaluationReq
     trouble[:] = [ValueError("no fault of the GPU")]
     calls.clear()
     assert evaluate(on_gpu).failure == "error"
-    assert calls == ["synchronize cuda:1"]
+    assert calls == ["synchronize cuda:1", "empty_cache"], "what it keeps reserved, a neighbour that is tried alone does not have"
 
 
 def test_evaluating_needs_neither_optuna_nor_hydra() -> None:
@@ -341,6 +353,67 @@ def test_a_way_in_stretches_ends_where_one_in_one_go_does(request_: EvaluationRe
     assert last.state is None and last.weights == wanted.weights
     same = ("top1", "top5", "train_loss", "curve", "epochs", "top1_mean", "train_loss_area", "params")
     assert [getattr(last.metrics, name) for name in same] == [getattr(wanted.metrics, name) for name in same]
+
+
+@pytest.mark.parametrize("state", [b"", b"PK damaged", "of another network"])
+def test_a_state_that_cannot_be_used_is_begun_anew(request_: EvaluationRequest, state: bytes | str) -> None:
+    """As every attempt would come to the same state, the trial would be begun for ever."""
+    whole = replace(request_, train=replace(request_.train, epochs=2), keep_weights=True, keep_state=True)
+    first = evaluate(replace(whole, until_epoch=1))
+    if isinstance(state, str):
+        state = evaluate(replace(whole, until_epoch=1, architecture=ToyArchitecture(9, "a"))).state or b""
+    stages: list[str] = []
+    again = evaluate(replace(whole, begun=replace(first, state=state)), stages.append)
+    wanted = evaluate(whole)
+    assert stages == ["data", "build", "train", "build", "train", "train 1/2", "train 2/2"], "nothing is measured again"
+    assert again.failure is None and again.weights == wanted.weights
+    assert again.metrics.train_loss == wanted.metrics.train_loss and again.metrics.latency_ms == first.metrics.latency_ms
+
+
+def test_exhausted_memory_while_a_state_is_restored_is_the_candidates_failure(
+    request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = replace(request_, train=replace(request_.train, epochs=2))
+    first = evaluate(replace(wanted, until_epoch=1, keep_state=True))
+
+    def load(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch, "load", load)
+    found = evaluate(replace(wanted, begun=first))
+    assert found.failure == "out_of_memory" and str(found.failure_reason).startswith("train: OutOfMemoryError")
+
+
+def test_waiting_for_who_measures_is_a_stage_and_no_part_of_the_training(
+    request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = [10.0]
+
+    class Busy:
+        """A device on which another process measures after each epoch."""
+
+        def __init__(self, device: torch.device, on_wait: Callable[[], None]) -> None:
+            self.waited_s, self._on_wait = 0.0, on_wait
+
+        def __enter__(self) -> Busy:
+            self.give_way()
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def give_way(self) -> None:
+            self._on_wait()
+            now_s[0] += 1000.0
+            self.waited_s += 1000.0
+
+    monkeypatch.setattr("nas.evaluate.Shared", Busy)
+    monkeypatch.setattr("nas.train.fit.time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+    stages: list[str] = []
+    found = evaluate(replace(request_, train=replace(request_.train, epochs=2)), stages.append)
+    assert found.metrics.train_seconds == 0.0
+    waiting = "waiting for the device"
+    at_last = [waiting, "train", "train 1/2", waiting, "train 1/2", "train 2/2", waiting, "train 2/2"]
+    assert stages == ["data", "build", "complexity", waiting, *METERS, *at_last]
 
 
 def test_proxies_are_what_they_say(request_: EvaluationRequest) -> None:

@@ -7,23 +7,28 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
+from nas import local, worker
 from nas.config.search import TimeoutSettings
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, evaluate
 from nas.local import _GRACE_SECONDS, LocalEngine, Place, _kills_for_memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
-from nas.slots import MOST_KILLS
+from nas.slots import MOST_KILLS, Job
 from nas.train.data import DataRequest
 from nas.train.datasets import Digits
 from nas.train.folder import ImageFolder
 from nas.train.settings import DataSettings, NumericFormat, TrainSettings
+from tests.faults import late
 from tests.faults.faulty import FaultyArchitecture, FaultySpace
 
 GOOD = FaultyArchitecture(4)
@@ -98,6 +103,162 @@ def test_a_fault_ends_its_candidate_alone(engine: LocalEngine, stage: str, fault
 def test_a_hang_ends_at_the_deadline(engine: LocalEngine, stage: str, part: str) -> None:
     found = came_to(engine, FaultyArchitecture(4, stage, "hang"))
     assert found.failure == "timeout" and found.failure_reason == f"{stage}: no end within engine.timeout.{part}=4 s"
+    assert came_to(engine, GOOD).metrics.top1 is not None
+
+
+class Clock:
+    """This process's, which a test moves on."""
+
+    def __init__(self) -> None:
+        self.more_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.more_s
+
+
+@pytest.mark.parametrize(("begin", "begins"), [(late.begin_at_the_second_try, 2), (late.begin_never, MOST_KILLS)])
+def test_a_worker_that_does_not_begin_is_replaced(
+    engine: LocalEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Any, begins: int
+) -> None:
+    clock, tried = Clock(), late.tries(tmp_path / f"worker-0-{os.getpid()}.log")
+    monkeypatch.setattr(local, "time", clock)
+    monkeypatch.setattr(local, "worker", SimpleNamespace(begin=begin, work=worker.work))
+    with LocalEngine([Place("cpu")], tmp_path) as made:
+        promise = made.submit(0, request_of(GOOD), silent)
+        for number in range(1, begins if begin is late.begin_at_the_second_try else begins + 1):
+            deadline_s = time.monotonic() + 60
+            while not (tried.exists() and tried.stat().st_size == number):
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+            clock.more_s += local._START_SECONDS + 1
+        found = promise.result(timeout=60)
+    assert found.begun == begins == tried.stat().st_size
+    if begin is late.begin_never:
+        assert found.failure == "crash" and found.failure_reason == "begin: its worker did not begin within 600 s, 3 times"
+    else:
+        assert found.failure is None and found.metrics.top1 is not None
+
+
+class Script:
+    """What a worker reports, each line so many seconds after the one before."""
+
+    def __init__(self, clock: Clock, lines: list[tuple[float, str]]) -> None:
+        self._clock, self._lines = clock, lines
+
+    def recv_bytes(self) -> bytes:
+        if not self._lines:
+            raise EOFError
+        seconds, line = self._lines.pop(0)
+        self._clock.more_s += seconds
+        return line.encode()
+
+
+@pytest.mark.parametrize(
+    ("deadlines", "lines", "left_s", "reason"),
+    [
+        # 61 s before and 30 s after the wait.
+        (
+            TimeoutSettings(train=100.0),
+            [(1, "train"), (60, "train 1/3"), (1, "waiting for the device"), (9e3, "train 1/3"), (30, "train 2/3")],
+            9.0,
+            "train 2/3: no end within engine.timeout.train=100 s",
+        ),
+        (
+            TimeoutSettings(measure=50.0),
+            [(1, "latency"), (30, "waiting for the device"), (9e3, "latency"), (5, "energy")],
+            15.0,
+            "energy: no end within engine.timeout.measure=50 s",
+        ),
+        (TimeoutSettings(), [(1, "data"), (9e3, "build")], 600.0, "build: no end within engine.timeout.build=600 s"),
+        (TimeoutSettings(), [(1, "data"), (9e3, "data")], 9e9, None),
+        (TimeoutSettings(build=700.0), [(1, "data"), (400, "build")], 300.0, "build: no end within engine.timeout.build=700 s"),
+        (TimeoutSettings(build=700.0), [(1, "data")], 700.0, "data: no end within engine.timeout.build=700 s"),
+    ],
+)
+def test_a_deadline_is_for_all_time_in_a_part_and_for_no_waiting(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    deadlines: TimeoutSettings,
+    lines: list[tuple[float, str]],
+    left_s: float,
+    reason: str | None,
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(local, "time", clock)
+    clock.monotonic = lambda: clock.more_s  # type: ignore[method-assign]
+    slot: Any = LocalEngine([Place("cpu")], tmp_path, deadlines)._slots[0]
+    slot.job, slot._number, slot._future = Job(7, request_of(GOOD), silent), 1, Future()
+    slot._listen(Script(clock, [(0, "0 77"), *((seconds, f"1 {stage}") for seconds, stage in lines)]))
+    clock.more_s += left_s - 0.5
+    slot.notice_overtime(deadlines)
+    assert slot._expired is None and not slot._future.cancelled()
+    clock.more_s += 1.0
+    slot.notice_overtime(deadlines)
+    assert slot._expired == reason and slot._future.cancelled() == (reason is not None)
+
+
+def test_a_display_that_fails_does_not_hide_what_the_worker_does(tmp_path: Path) -> None:
+    def fail(number: int, stage: str) -> None:
+        raise RuntimeError("the terminal is gone")
+
+    slot: Any = LocalEngine([Place("cpu")], tmp_path)._slots[0]
+    slot.job, slot._number = Job(7, request_of(GOOD), fail), 1
+    slot._listen(Script(Clock(), [(0, "0 77"), (0, "1 data"), (0, "1 build")]))
+    assert slot.job.stage == "build" and slot._at_work == 77
+
+
+def test_a_signal_without_a_name_is_named_by_its_number(tmp_path: Path) -> None:
+    slot: Any = LocalEngine([Place("cpu")], tmp_path)._slots[0]
+    job = Job(7, request_of(GOOD), silent, stage="train")
+    unnamed = signal.SIGRTMIN + 3
+    found, killed = slot._died(job, -unnamed)
+    assert found.failure_reason == f"train: its worker died of signal {unnamed}" and not killed
+    assert slot._died(job, -signal.SIGSEGV)[0].failure_reason == "train: its worker died of SIGSEGV"
+
+
+class Refuses:
+    """Cannot be pickled, in a way that pebble does not expect."""
+
+    def __reduce__(self) -> Any:
+        raise ValueError("it holds a camera")
+
+
+class RefusingSpace(Refuses, FaultySpace): ...
+
+
+class RefusingArchitecture(Refuses, FaultyArchitecture): ...
+
+
+class RefusingSource(Refuses, Digits): ...
+
+
+class HoldsAThread(FaultySpace):
+    """Cannot be pickled, in the usual way."""
+
+    def __reduce__(self) -> Any:
+        raise TypeError("cannot pickle '_thread.lock' object")
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (
+            {"space": RefusingSpace()},
+            r"^space\._target_=\S*RefusingSpace cannot be sent to a worker \(it holds a camera\): keep in R",
+        ),
+        ({"architecture": RefusingArchitecture(4)}, r"^space\._target_=\S*FaultySpace cannot .* keep in RefusingArchitecture "),
+        ({"data": DataRequest(RefusingSource(), DataSettings(), 0)}, r"^data\._target_=\S*RefusingSource .*engine\.workers=0\.$"),
+    ],
+)
+def test_what_cannot_be_pickled_is_the_users_to_mend(tmp_path: Path, changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said):
+        LocalEngine([Place("cpu")], tmp_path).submit(0, replace(request_of(GOOD), **changed), silent)
+
+
+def test_what_cannot_be_pickled_later_is_told_alike_and_costs_nothing_else(engine: LocalEngine) -> None:
+    came_to(engine, GOOD)
+    with pytest.raises(InputError, match=r"HoldsAThread cannot be sent to a worker \(cannot pickle '_thread\.lock' object\)"):
+        engine.submit(0, replace(request_of(GOOD), space=HoldsAThread()), silent).result(timeout=60)
     assert came_to(engine, GOOD).metrics.top1 is not None
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +17,10 @@ import pytest
 import sqlalchemy
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import server_owner
+from nas import database, retrying, server_owner
+from nas.errors import InputError
 from nas.server_owner import ServerOwner
+from nas.storage import StorageSpec, open_storage
 from tests.conftest import Search
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -162,6 +165,95 @@ def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPa
     finally:
         mine.close()
         other.close()
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Let the server answer at once where a lock is held; returns what is said meanwhile."""
+    said: list[str] = []
+    monkeypatch.setattr(server_owner, "_LOCK_MS", 20)
+    monkeypatch.setattr(retrying, "_TELL_AFTER_SECONDS", 0.0)
+    monkeypatch.setattr(retrying, "told", said.append)
+    return said
+
+
+def test_whoever_waits_for_others_to_choose_asks_again_and_says_nothing(
+    url: str, monkeypatch: pytest.MonkeyPatch, impatient: list[str]
+) -> None:
+    mine, other = ServerOwner(url, "the storage", "s"), ServerOwner(url, "the storage", "s")
+    whole, refused, asked_again, got = server_owner._locked, [0], threading.Event(), threading.Event()
+
+    def locked(engine: sqlalchemy.Engine, what: bytes) -> sqlalchemy.Connection | None:
+        found = whole(engine, what)
+        refused[0] += found is None
+        if refused[0] == 3:
+            asked_again.set()
+        return found
+
+    def elect() -> None:
+        with other.election():
+            got.set()
+
+    monkeypatch.setattr(server_owner, "_locked", locked)
+    thread = threading.Thread(target=elect)
+    try:
+        with mine.election():
+            thread.start()
+            assert asked_again.wait(60) and not got.is_set()
+        assert got.wait(60)
+        thread.join()
+    finally:
+        mine.close()
+        other.close()
+    assert impatient == []
+
+
+def test_tables_that_others_make_for_ever_are_not_waited_for(
+    url: str, monkeypatch: pytest.MonkeyPatch, impatient: list[str]
+) -> None:
+    monkeypatch.setattr(server_owner, "PATIENCE_SECONDS", 0.05)
+    with (
+        server_owner.one_at_a_time(url),
+        pytest.raises(InputError, match=r"other processes have been making its tables for 0\.05 s"),
+    ):
+        open_storage(StorageSpec(url, None))
+    open_storage(StorageSpec(url, None))
+
+
+def test_a_pulse_goes_on_after_whatever_error(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_owner, "_BEAT_SECONDS", 0.01)
+    owner = ServerOwner(url, "the storage", "s")
+    whole, failed, beat = owner._engine, threading.Event(), threading.Event()
+
+    class Fails:
+        def begin(self) -> None:
+            owner._engine = Beats()  # type: ignore[assignment]
+            failed.set()
+            raise RuntimeError("nobody thought of it")
+
+    class Beats:
+        def begin(self) -> object:
+            owner._engine = whole
+            beat.set()
+            return whole.begin()
+
+    owner._engine = Fails()  # type: ignore[assignment]
+    try:
+        assert failed.wait(60) and beat.wait(60)
+    finally:
+        owner.close()
+
+
+@pytest.mark.parametrize("statement", [database._KEEP_ALIVE, "SELECT no_such_function()"])
+def test_a_server_that_does_not_watch_its_clients_does_no_harm(url: str, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
+    """As over this Unix socket."""
+    monkeypatch.setattr(database, "_KEEP_ALIVE", statement)
+    engine = sqlalchemy.create_engine(url, connect_args=database.connect_args(url))
+    database.keep_alive(engine)
+    with engine.begin() as connection:
+        assert connection.execute(sqlalchemy.text("SHOW tcp_keepalives_idle")).scalar() == "0"
+        assert connection.execute(sqlalchemy.text("SHOW lock_timeout")).scalar() == "0"
+    engine.dispose()
 
 
 def test_a_server_that_is_not_there_or_refuses(url: str, search: Search) -> None:

@@ -222,6 +222,24 @@ def test_something_else_than_ray_answers(search: Search, workdir: Path, monkeypa
     assert err.count("\n") == 1 and not (workdir / "runs").exists()
 
 
+@pytest.mark.parametrize("is_rays", [False, True])
+def test_an_error_of_whatever_kind_is_told_to_who_waits(monkeypatch: pytest.MonkeyPatch, is_rays: bool) -> None:
+    import ray
+    from ray.exceptions import RayError
+
+    def fail(_: Any) -> None:
+        raise RayError("the node is gone") if is_rays else ValueError("nobody thought of it")
+
+    monkeypatch.setattr(ray, "get", fail)
+    monkeypatch.setattr(ray, "kill", fail)  # for another worker in its place
+    line = Slots([])
+    seat = _Seat(Share(1.0, 0.0), "cpu", (), line, lambda error: None, None)
+    job = seat.job = Job(3, request_of(GOOD), silent)
+    stream = SimpleNamespace(remote=lambda *_: iter(["a reference"]))
+    seat._follow(job, job.request, SimpleNamespace(evaluate=SimpleNamespace(options=lambda **_: stream)))
+    assert seat.job is None and isinstance(job.promise.exception(timeout=0), RayError if is_rays else ValueError)
+
+
 def test_a_node_that_joins_later_measures_only_if_it_is_of_the_same_kind(monkeypatch: pytest.MonkeyPatch) -> None:
     import ray
 

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy
 
 from nas import retrying
-from nas.errors import RunError
+from nas.errors import InputError, RunError
 from nas.patient import PatientJournal
 from nas.retrying import is_away, patiently
 from nas.spool import Spool
@@ -132,13 +132,25 @@ def test_a_journal_keeps_no_part_of_a_line(tmp_path: Path, monkeypatch: pytest.M
     assert list(journal.read_logs(0)) == [{"op": 1}, {"op": 2}]
 
 
-@pytest.mark.parametrize("left", [b"", b'{"op":1}\n', b'{"op":1}\n{"op":7,"te', b'{"op":7', b'{"op":1}\n' + b"x" * 200_000])
+@pytest.mark.parametrize(
+    "left", [b"", b'{"op":1}\n', b'{"op":1}\n{"op":7,"te', b'{"op_code":7', b'{"op', b'{"op":1}\n' + b"x" * 200_000]
+)
 def test_a_line_that_a_death_cut_off_takes_no_other_with_it(tmp_path: Path, left: bytes) -> None:
     journal = PatientJournal(str(tmp_path / "log"), "the journal")
     (tmp_path / "log").write_bytes(left)
     journal.append_logs([{"op": 2}])
     whole = [{"op": 1}] if left.startswith(b'{"op":1}\n') else []
     assert list(PatientJournal(str(tmp_path / "log"), "the journal").read_logs(0)) == [*whole, {"op": 2}]
+
+
+@pytest.mark.parametrize("content", [b'{"learning_rate": 0.1}', b"x" * 200_000, b'{"op": 1'])
+def test_another_file_that_is_named_by_mistake_is_not_emptied(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    storage = open_storage(storage_spec(f"journal:{path}", tmp_path))
+    with pytest.raises(InputError, match=r"^study\.storage=\S*config\.json cannot be used: \S*config\.json is there and is no j"):
+        optuna.create_study(study_name="s", storage=storage.optuna)
+    assert path.read_bytes() == content
 
 
 def test_a_spool_keeps_what_is_not_recorded_and_knows_its_study(tmp_path: Path) -> None:

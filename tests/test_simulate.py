@@ -281,12 +281,27 @@ def test_what_the_table_cannot_answer_is_refused(table: Table) -> None:
     answered(engine, request(2, train=replace(RECIPE, precision="fp32")))
 
 
-@pytest.mark.parametrize("state", [b"\x80", b"[]", b'{"format": 1}', b'{"format": 1, "row": "a3"}'])
-def test_a_foreign_state_is_refused(table: Table, state: bytes) -> None:
+@pytest.mark.parametrize(
+    "state",
+    [
+        *(b"\x80", b"[]", b'{"format": 1}', b'{"format": 1, "row": "a3"}'),
+        b'{"format": 1, "row": "a3", "epochs": 2, "curve": [], "train_seconds": 1}',
+        b'{"format": 9, "row": "a2", "epochs": 2, "curve": [], "train_seconds": 1}',
+        b'{"format": 1, "row": "a2", "epochs": 7, "curve": [], "train_seconds": 1}',
+    ],
+)
+def test_a_foreign_state_is_begun_anew(table: Table, state: bytes) -> None:
     engine = SimulatedEngine(table)
     begun = answered(engine, request(2, until_epoch=2, keep_state=True))
-    with pytest.raises(InputError, match=r"state cannot be used .* train from the start"):
-        answered(engine, request(2, begun=replace(begun, state=state)))
+    again = answered(engine, request(2, begun=replace(begun, state=state)))
+    assert again.metrics == answered(engine, request(2)).metrics
+
+
+def test_a_figure_that_is_there_has_no_reason(table: Table) -> None:
+    found = answered(SimulatedEngine(table), request(2, scored=(5,)))
+    assert found.metrics.top1_mean is not None and "top1_mean" not in found.reasons
+    briefly = answered(SimulatedEngine(table), request(2))
+    assert briefly.metrics.top1_mean is None and "top1_mean" in briefly.reasons
 
 
 @pytest.mark.parametrize("column", COLUMNS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,11 +30,10 @@ def cpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def boards(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three GPUs, of which the second is of another kind."""
-    monkeypatch.setattr(
-        torch.cuda, "get_device_name", lambda board: "B" if torch.device("cuda", 1) == board or board == 1 else "A"
-    )
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    """Four GPUs, of which the second is of another kind, and the last one has another power limit."""
+    told = [{"name": name, "power_limit_w": limit_w} for name, limit_w in (("A", 700), ("B", 700), ("A", 700), ("A", 500))]
+    monkeypatch.setattr(staffing, "fingerprint", lambda board: SimpleNamespace(identity=lambda: told[board.index]))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(staffing, "free_mb", lambda device: 80e3)
 
 
@@ -62,6 +62,7 @@ def test_on_cpus_each_worker_has_its_own() -> None:
 
 def test_on_gpus_one_each_of_their_kind_times_the_packing(boards: None) -> None:
     assert [place.device for place in staff(GPU)] == ["cuda:0", "cuda:2"]
+    assert [place.device for place in staff(torch.device("cuda:3"))] == ["cuda:3"]
     assert [place.device for place in staff(GPU, device="cuda:0")] == ["cuda:0"]
     assert [place.device for place in staff(GPU, packing=2)] == ["cuda:0", "cuda:2"] * 2
     assert [place.device for place in staff(GPU, workers=3)] == ["cuda:0", "cuda:2", "cuda:0"]

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy
 from optuna.storages import RDBStorage
 
+from nas.database import connect_args
 from nas.errors import InputError
 from nas.secrets import mask_password
 from nas.storage import open_storage, storage_spec
@@ -110,6 +111,22 @@ def test_odd_passwords_are_masked(tmp_path: Path, url: str) -> None:
     with pytest.raises(InputError) as refused:
         open_storage(storage_spec(url, tmp_path))
     assert not any(secret in str(refused.value) for secret in ("sesame", "se:same", "se/same", "ss:word"))
+
+
+@pytest.mark.parametrize(
+    ("url", "given"),
+    [
+        ("postgresql+psycopg://me@h/db", {"connect_timeout": 10, "keepalives_idle": 30, "tcp_user_timeout": 30_000}),
+        ("postgresql://me@h/db?keepalives_idle=5", {"connect_timeout": 10, "keepalives_idle": None}),
+        ("postgresql+psycopg2://me@h/db?connect_timeout=3&sslmode=require", {"connect_timeout": None, "sslmode": None}),
+        ("postgresql+pg8000://me@h/db", {"connect_timeout": None}),
+        ("mysql+pymysql://me@h/db", {"connect_timeout": None}),
+        ("sqlite:///study.db", {"connect_timeout": None}),
+    ],
+)
+def test_a_server_that_is_gone_is_noticed_unless_the_url_says_otherwise(url: str, given: dict[str, int | None]) -> None:
+    found = connect_args(url)
+    assert {key: found.get(key) for key in given} == given
 
 
 def test_passwords_are_masked() -> None:

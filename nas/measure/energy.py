@@ -52,7 +52,7 @@ class Energy(Record):
         energy_sd_j: Standard deviation over windows; ``None`` with one.
         energy_net_j: Joules per image beyond idle power.
         idle_power_w: What the device draws with nothing to do (``idle``).
-        idle_reason: Why the two before are ``None``.
+        idle_reason: Why ``energy_net_j`` is ``None``, and the idle power if that is.
         idle_age_s: Time between taking the idle power and the end of this measurement.
         windows: The raw figures.
         counter_over_power: Energy by the counter over the same from a power sensor read beside it; ``None`` if there is none.
@@ -188,16 +188,20 @@ def _summary(taken: _Taken, idle: Idle, watched: Watched, shared: tuple[str, ...
     idle_w, idle_reason = idle.power_w, idle.reason
     if idle_w is not None and idle.method != taken.sensor.method:
         idle_w, idle_reason = None, f"idle power was taken by {idle.method} and energy by {taken.sensor.method}"
+    power_w = sum(window.joules for window in windows) / sum(window.seconds for window in windows)
+    net_j = None if idle_w is None else _net_j(windows, idle_w)
+    if idle_w is not None and idle_w >= power_w:
+        net_j, idle_reason = None, f"idle power {idle_w:.3g} W is not below the load's {power_w:.3g} W"
     ratio = _counter_over_power(windows)
     return Energy(
         energy_j=energy_j,
         reason=None,
         method=taken.sensor.method,
         fallback_reason="; ".join(taken.refusals) or None,
-        power_w=sum(window.joules for window in windows) / sum(window.seconds for window in windows),
+        power_w=power_w,
         energy_uncertainty_j=max(granularity_j, (sd_j or 0.0) / math.sqrt(len(windows))),
         energy_sd_j=sd_j,
-        energy_net_j=None if idle_w is None else _net_j(windows, idle_w),
+        energy_net_j=net_j,
         idle_power_w=idle_w,
         idle_reason=idle_reason,
         idle_age_s=idle.age_s,

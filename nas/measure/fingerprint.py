@@ -179,12 +179,30 @@ def _cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def cgroup_cpus(root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """Return the CPU quota: ``cpu.max`` of cgroup v2, or the ``cpu.cfs_*`` pair of v1 (Linux, admin-guide/cgroup-v2.rst)."""
-    v2 = (_text(root / "cpu.max") or "").split()
-    v1 = [_text(root / "cpu" / name) or "" for name in ("cpu.cfs_quota_us", "cpu.cfs_period_us")]
-    quota, period = v2 if len(v2) == 2 else v1
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+def cgroup_cpus(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> float | None:
+    """Return how many CPUs the quotas of this process's control group and of all above it leave; ``None`` without one.
+
+    A quota is ``cpu.max`` of cgroup v2, or the ``cpu.cfs_*`` pair of v1 (Linux, admin-guide/cgroup-v2.rst).
+    """
+    v1 = v2 = ""
+    for line in (_text(own) or "").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        if number == "0":
+            v2 = group
+        elif "cpu" in controllers.split(","):
+            v1 = group
+    told = [(_text(folder / "cpu.max") or "").split() for folder in _upwards(root, v2)]
+    pair = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    told += [[_text(folder / name) or "" for name in pair] for folder in _upwards(root / "cpu", v1)]
+    limits = [each for each in told if len(each) == 2 and all(text.isdigit() for text in each)]
+    return min((int(quota) / int(period) for quota, period in limits), default=None)
+
+
+def _upwards(root: Path, group: str) -> list[Path]:
+    """Return the folders of a control group and of all above it; in a container its path may be the host's, and not there."""
+    own = root / group.strip("/")
+    return [folder for folder in (own, *own.parents) if folder == root or root in folder.parents]
 
 
 def _text(path: Path) -> str | None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from nas.measure.record import SensorError
-from nas.measure.sensor import Method, Sensor, Sensors
+from nas.measure.sensor import UNSEEN, Method, Sensor, Sensors
 from nas.measure.watch import Watch
 from nas.measure.windows import Span, counter_span, power_span
 
@@ -20,6 +20,8 @@ STEADY_SHARE = 0.03
 """Two spans in a row that differ by no more have settled."""
 REST_SECONDS = 12.0
 """As long a device is given to cool down and lower its clocks after a load."""
+REFUSED_SECONDS = 60.0
+"""As long it holds that others kept a device from its rest: to try at each candidate would cost seconds each time."""
 
 
 @dataclass(frozen=True)
@@ -44,30 +46,35 @@ class Idle:
         return time.monotonic() - self.taken_s
 
 
-_known: dict[str, Idle] = {}
+_known: dict[str, tuple[Idle, float]] = {}
+"""By device: what is known, and for how many seconds it holds."""
 
 
 def idle_power(device: torch.device, sensors: Sensors) -> Idle:
     """Return the idle power of ``device``: what is known and still fresh, or else a new one, taken after a rest.
 
     A new one takes 3 s if the device is at rest and up to ``REST_SECONDS`` after a load. That it could not be had is known
-    for as long, so that a search does not try at each candidate.
+    for as long, and that others loaded a CPU meanwhile for ``REFUSED_SECONDS``, so that a search does not try at each candidate.
+    Of a GPU that others loaded it is given, for those who want it flagged, and not kept.
 
     Raises:
         SensorError: Meanwhile another process came to the device.
     """
-    known = _known.get(str(device))
-    if known is None or known.age_s > FRESH_SECONDS:
+    known, fresh_s = _known.get(str(device), (None, 0.0))
+    if known is not None and known.age_s <= fresh_s:
+        return known
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    with Watch.open(device, everywhere=True) as watch:
+        found, fresh_s = _first(sensors), FRESH_SECONDS
+        shared = [phrase for phrase in sensors.check(watch.summary()) if phrase != UNSEEN]
+    if shared and found.power_w is not None:
         if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        with Watch.open(device, everywhere=True) as watch:
-            known = _first(sensors)
-            shared = sensors.check(watch.summary())
-        if shared and device.type == "cpu" and known.power_w is not None:
-            # Not to be known for long: the next candidate may find it at rest.
-            return replace(known, power_w=None, reason=f"while the device was meant to rest, {'; '.join(shared)}")
-        _known[str(device)] = known
-    return known
+            return found
+        reason = f"while the device was meant to rest, {'; '.join(shared)}"
+        found, fresh_s = replace(found, power_w=None, reason=reason), REFUSED_SECONDS
+    _known[str(device)] = found, fresh_s
+    return found
 
 
 def _first(sensors: Sensors) -> Idle:

@@ -23,6 +23,9 @@ from nas.measure.settings import MeasureConditions
 
 OnStage = Callable[[str], None]
 
+WAITING = "waiting for the device"
+"""The stage in which others measure on the device, or trainings on it come to the ends of their epochs."""
+
 
 @dataclass(frozen=True)
 class Measurement(Record):
@@ -71,7 +74,7 @@ class Measurement(Record):
         # What is derived from a figure is missing for that figure's reason.
         variants = [f"latency_{variant}_ms" for variant in self.conditions.variants]
         for figure, derived in (
-            ("latency_ms", ("images_per_s", "flops_per_s", *variants)),
+            ("latency_ms", ("latency_iqr_ms", "images_per_s", "flops_per_s", *variants)),
             ("energy_j", ("energy_net_j", "power_w")),
             ("peak_memory_mb", ("process_memory_mb", *(() if self.memory else ("parameters_mb", "model_file_mb")))),
         ):
@@ -191,7 +194,7 @@ class Measuring:
             self._ended_s = time.perf_counter()
             return
         waiting_s = time.perf_counter()
-        self._on_stage("waiting for the device")
+        self._on_stage(WAITING)
         try:
             with exclusive(self._device, self._conditions.lock_seconds):
                 self._waited_s = time.perf_counter() - waiting_s

@@ -20,6 +20,9 @@ Method = Literal["nvml_counter", "nvml_instant_power", "nvml_power", "rapl"]
 OTHERS_SHARE = 0.1
 """Share of the CPUs in use that others may keep busy unmentioned."""
 
+UNSEEN = "NVML lists no process here, not even this one: others on the board cannot be seen"
+"""What is said of a board where it is not known whether others draw on its sensors, as in many containers."""
+
 
 @dataclass(frozen=True)
 class Sensor:
@@ -130,6 +133,5 @@ def _board_sharers(gpu: Gpu, watched: Watched | None, forbidden: bool) -> tuple[
     if phrases and forbidden:
         raise SensorError(f"NVML measures the whole board: {'; '.join(phrases)}")
     if not phrases and not gpu.lists_processes() and torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        # As in many containers: to refuse would leave them without any energy.
-        phrases.append("NVML lists no process here, not even this one: others on the board cannot be seen")
+        phrases.append(UNSEEN)  # to refuse would leave many containers without any energy
     return tuple(phrases)

@@ -38,7 +38,8 @@ class MeasureSettings:
             1 on a CPU, whose counter ticks every ms.
         when_loaded: What to do when something else loads the device: ``refuse`` to measure, ``flag`` what was measured, or
             ``auto``: refuse an energy whose sensor others draw on, flag a latency.
-        lock_seconds: How long to wait for another process of ours that measures on the same device.
+        lock_seconds: How long to wait for other processes of ours on the same device: for those that measure, and for those
+            that train, which let a measurement in at the end of an epoch.
         require: Metrics without which the search must not start.
     """
 

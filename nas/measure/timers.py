@@ -11,13 +11,14 @@ from typing import Any, Protocol
 
 import torch
 
+from nas.measure.fingerprint import usable_cpus
 from nas.measure.record import SensorError
 from nas.measure.subject import Subject
 
 Run = Callable[[], Any]
 
-CPU_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
-"""The first CPU's caches, one folder each (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu)."""
+CPUS = Path("/sys/devices/system/cpu")
+"""A folder for each CPU, with one for each cache in its ``cache`` (Linux, Documentation/ABI/testing/sysfs-devices-system-cpu)."""
 
 _CAPTURE_WARM_UP = 3
 """Passes before a capture: lazily made handles and workspaces cannot be captured (PyTorch, "CUDA semantics", CUDA graphs)."""
@@ -121,7 +122,7 @@ def flusher(device: torch.device) -> Run:
 
 
 def cache_bytes(device: torch.device) -> int:
-    """Return the size of the device's last cache: L2 of a GPU, the highest level of a CPU.
+    """Return the size of the device's last cache: L2 of a GPU; on a CPU the highest level's, all that this process's CPUs have.
 
     Raises:
         SensorError: Neither torch nor the system tells.
@@ -129,16 +130,23 @@ def cache_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         size = int(torch.cuda.get_device_properties(device).L2_cache_size)
     else:
-        size = max(map(_level_and_bytes, CPU_CACHES.glob("index*")), default=(0, 0))[1]
+        folders = [folder for cpu in usable_cpus() for folder in (CPUS / f"cpu{cpu}" / "cache").glob("index*")]
+        # Each once, however many CPUs share it.
+        caches = {(level, sharers): nbytes for level, sharers, nbytes in map(_cache, folders)}
+        last = max((level for level, _ in caches), default=0)
+        size = sum(nbytes for (level, _), nbytes in caches.items() if level == last)
     if not size:
         raise SensorError(f"the size of the last cache of {device} is not known")
     return size
 
 
-def _level_and_bytes(folder: Path) -> tuple[int, int]:
+def _cache(folder: Path) -> tuple[int, str, int]:
+    """Return a cache's level, the CPUs that share it and its size in bytes."""
+    shared = folder / "shared_cpu_list"
     try:
-        level, size = (int((folder / "level").read_text()), (folder / "size").read_text().strip())
-        return level, int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]]
+        level, size = int((folder / "level").read_text()), (folder / "size").read_text().strip()
+        nbytes = int(size[:-1]) * {"K": 1 << 10, "M": 1 << 20}[size[-1]]
+        return level, shared.read_text().strip() if shared.exists() else "", nbytes
     except (OSError, ValueError, LookupError) as error:
         raise SensorError(f"the size of the cache in {folder} cannot be read ({error})") from error
 

@@ -6,6 +6,7 @@ Knows nothing of models. A search reads the training and the validation part onl
 from __future__ import annotations
 
 import hashlib
+import pickle
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -342,7 +343,7 @@ class DataBundle:
 
 
 _LOCK = threading.Lock()
-_last: list[tuple[DataRequest, torch.device, DataBundle]] = []
+_last: list[tuple[DataRequest, bytes | None, torch.device, DataBundle]] = []
 
 
 def load_bundle(request: DataRequest, device: torch.device | str) -> DataBundle:
@@ -353,13 +354,22 @@ def load_bundle(request: DataRequest, device: torch.device | str) -> DataBundle:
     """
     place = indexed(device)
     with _LOCK:
-        for known, where, bundle in _last:
-            if known == request and where == place:
+        for known, pickled, where, bundle in _last:
+            # A user's plain class has no equality of its own, and comes to a worker as a new object each time.
+            if where == place and (known == request or (pickled is not None and pickled == _pickled(request))):
                 return bundle
         _last.clear()  # two sets at once may be more than the device holds
+        pickled = _pickled(request)  # before it is loaded, by which it may change
         bundle = _load(request, place)
-        _last.append((request, place, bundle))
+        _last.append((request, pickled, place, bundle))
         return bundle
+
+
+def _pickled(request: DataRequest) -> bytes | None:
+    try:
+        return pickle.dumps(request)
+    except Exception:  # noqa: BLE001 - whatever a user's class does
+        return None
 
 
 def indexed(device: torch.device | str) -> torch.device:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import pickle
+import re
 import time
 from collections.abc import Callable, Collection
 from typing import Any
@@ -17,13 +17,21 @@ import torch
 from torch import nn
 
 from nas.errors import InputError
+from nas.failures import is_out_of_memory
 from nas.train.data import DataBundle, indexed
 from nas.train.recipe import TrainingDiverged, ieee_fp32, place, score
 from nas.train.settings import NumericFormat, TrainSettings
 
-__all__ = ["EpochScore", "TrainResult", "TrainingDiverged", "fit"]
+__all__ = ["EpochScore", "StateError", "TrainResult", "TrainingDiverged", "fit"]
 
 _STATE_FORMAT = 2
+
+# Loading a state, torch tells a fault of the device, and that its memory is exhausted, as one of the state.
+_DEVICE_FAULT = re.compile(r"CUDA( driver)? error|CUDA out of memory|(CUBLAS|CUDNN)_STATUS", re.IGNORECASE)
+
+
+class StateError(InputError):
+    """A training state cannot be gone on with; the same training can begin anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +60,8 @@ class TrainResult:
         epochs: Epochs trained so far, those before a resumption included.
         train_loss: Mean smoothed loss of each of them.
         curve: The scores after those epochs that were asked for, and at the end of each call, in order.
-        train_seconds: Wall time so far, those before a resumption included: set-up, epochs and scoring.
+        train_seconds: Wall time so far, that before a resumption included: set-up, epochs and scoring, without what ``on_epoch``
+            waited.
         images_per_s: Training images per second of this call's epochs, without set-up and scoring; ``None`` if it had none.
         state: What ``resume`` takes to go on exactly, if it was asked for; loads with ``weights_only=True``.
     """
@@ -80,7 +89,7 @@ def fit(
     resume: bytes | None = None,
     keep_state: bool = False,
     scored: Collection[int] = (),
-    on_epoch: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[int, int], float | None] | None = None,
 ) -> TrainResult:
     """Train ``model`` in place and score it on the validation part.
 
@@ -99,11 +108,12 @@ def fit(
         resume: A state from an earlier call with the same model, data, recipe, format and seed.
         keep_state: Whether the result carries the state.
         scored: Further epochs, counted from 1, after which the model is scored; it changes nothing of the training.
-        on_epoch: Called after each epoch with the number of epochs done and to be done.
+        on_epoch: Called after each epoch with the number of epochs done and to be done; may return how many seconds it waited for
+            others, which are no part of the training.
 
     Raises:
         TrainingDiverged: If the loss becomes NaN or infinite.
-        InputError: If ``resume`` is damaged or belongs to another training.
+        StateError: If ``resume`` is damaged or belongs to another training; ``model`` may have a part of it then.
         torch.OutOfMemoryError: As it comes.
     """
     from nas.train.module import BriefModule, run_epochs
@@ -118,14 +128,16 @@ def fit(
         place(model, numeric, device)
         model.train()
         curve: dict[int, EpochScore] = {}
+        waited_s = 0.0
 
         def after_epoch(done: int) -> None:
+            nonlocal waited_s
             if done in scored and done < until:
                 found = score(model, bundle.validation_batches(settings.batch_size), numeric)
                 curve[done] = EpochScore(done, found.top1, found.loss)
                 model.train()
             if on_epoch is not None:
-                on_epoch(done, until)
+                waited_s += on_epoch(done, until) or 0.0
 
         module = BriefModule(model, bundle, settings, numeric, seed, after_epoch)
         seconds_before = _restore(module, curve, resume, identity, device) if resume is not None else 0.0
@@ -137,7 +149,7 @@ def fit(
     if not math.isfinite(found.loss):
         raise TrainingDiverged(module.epoch - 1)
     curve[module.epoch] = EpochScore(module.epoch, found.top1, found.loss)
-    train_seconds = seconds_before + time.perf_counter() - started
+    train_seconds = seconds_before + time.perf_counter() - started - waited_s
     return TrainResult(
         top1=found.top1,
         top5=found.top5,
@@ -184,10 +196,10 @@ def _restore(module: Any, curve: dict[int, EpochScore], state: bytes, identity: 
     try:
         found = torch.load(io.BytesIO(state), map_location=device, weights_only=True)
         if found["format"] != _STATE_FORMAT:
-            raise InputError(f"the training state has format {found['format']}, not {_STATE_FORMAT}: train from the start.")
+            raise StateError(f"the training state has format {found['format']}, not {_STATE_FORMAT}: train from the start.")
         if other := [key for key in identity if found["identity"].get(key) != identity[key]]:
             key = other[0]
-            raise InputError(
+            raise StateError(
                 f"the training state was made with {key}={found['identity'].get(key)!r} and not {identity[key]!r}: "
                 "set it back or train from the start."
             )
@@ -196,8 +208,10 @@ def _restore(module: Any, curve: dict[int, EpochScore], state: bytes, identity: 
         module.train_loss = [float(loss) for loss in found["train_loss"]]
         curve |= {int(epoch): EpochScore(int(epoch), float(top1), float(loss)) for epoch, top1, loss in found["curve"]}
         return float(found["train_seconds"])
-    except InputError:
+    except StateError:
         raise
-    except (RuntimeError, EOFError, KeyError, TypeError, ValueError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:
+        if is_out_of_memory(error) or _DEVICE_FAULT.search(str(error)):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"the training state cannot be used ({reason}): train from the start.") from error
+        raise StateError(f"the training state cannot be used ({reason}): train from the start.") from error

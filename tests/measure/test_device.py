@@ -233,7 +233,29 @@ def test_cgroup_quota(tmp_path: Path, files: dict[str, str], cpus: float | None)
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(f"{text}\n")
-    assert cgroup_cpus(tmp_path) == cpus
+    assert cgroup_cpus(tmp_path, tmp_path / "no such file") == cpus
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "cpus"),
+    [
+        ("0::/batch/job/step", {"batch/job/cpu.max": "150000 100000"}, 1.5),
+        ("0::/batch/job/step", {"batch/cpu.max": "800000 100000", "batch/job/step/cpu.max": "200000 100000"}, 2.0),
+        ("0::/batch/job/step", {"batch/cpu.max": "100000 100000", "batch/job/step/cpu.max": "200000 100000"}, 1.0),
+        ("0::/batch/job/step", {"batch/job/step/cpu.max": "max 100000", "batch/cpu.max": "300000 100000"}, 3.0),
+        ("0::/another/job", {"batch/job/cpu.max": "150000 100000"}, None),
+        ("0::/not/here", {"cpu.max": "150000 100000"}, 1.5),
+        ("0::/../../host", {"cpu.max": "150000 100000"}, 1.5),
+        ("4:cpuset:/x\n3:cpu,cpuacct:/job", {"cpu/job/cpu.cfs_quota_us": "50000", "cpu/job/cpu.cfs_period_us": "100000"}, 0.5),
+    ],
+)
+def test_the_least_quota_of_all_groups_above_counts(tmp_path: Path, own: str, files: dict[str, str], cpus: float | None) -> None:
+    (tmp_path / "own").write_text(f"{own}\n")
+    for name, text in files.items():
+        path = tmp_path / "cgroup" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
+    assert cgroup_cpus(tmp_path / "cgroup", tmp_path / "own") == cpus
 
 
 def test_availability_on_a_cpu(powercap: PowercapTree) -> None:

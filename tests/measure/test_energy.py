@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -160,6 +161,16 @@ def test_fallbacks_are_taken_in_order_and_named(lab: Lab) -> None:
     result = energy.measure(on_board())
     assert (result.energy_j, result.method, result.windows) == (None, None, ())
     assert result.reason is not None and result.reason.count("Not Supported") == 3
+    assert round_trip(result) == result
+
+
+def test_idle_power_above_the_loads_gives_no_net_energy(lab: Lab) -> None:
+    lab.load_w = IDLE_W - 10
+    result = energy.measure(on_board())
+    assert result.energy_j == pytest.approx((IDLE_W - 10) * PASS_S / BATCH, rel=1e-3)
+    assert result.idle_power_w == pytest.approx(IDLE_W, rel=1e-2)
+    assert result.energy_net_j is None
+    assert re.fullmatch(r"idle power 70(\.\d)? W is not below the load's 60 W", str(result.idle_reason))
     assert round_trip(result) == result
 
 

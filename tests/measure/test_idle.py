@@ -9,7 +9,7 @@ import torch
 
 from nas.measure import idle, watch
 from nas.measure.record import SensorError
-from nas.measure.sensor import Sensor, Sensors
+from nas.measure.sensor import UNSEEN, Sensor, Sensors
 
 CPU, OTHER = torch.device("cpu"), torch.device("cuda", 1)
 
@@ -52,12 +52,27 @@ def refused(device: torch.device) -> Iterator[None]:
     raise SensorError("no board is looked at here")
 
 
-def test_a_load_meanwhile_is_no_idle_and_is_not_kept(room: Room) -> None:
+def test_a_load_meanwhile_is_no_idle_and_is_known_for_a_minute(room: Room) -> None:
     told = iter([("others kept 1.0 CPUs busy",), ()])
     sensors = Sensors(room.sensors().working, check=lambda watched: next(told))
     found = idle.idle_power(CPU, sensors)
     assert (found.power_w, found.reason) == (None, "while the device was meant to rest, others kept 1.0 CPUs busy")
+    reads = room.reads
+    room.now_s += idle.REFUSED_SECONDS
+    assert idle.idle_power(CPU, sensors) is found and room.reads == reads, "each try would take seconds, the lock held"
+    room.now_s += 0.1
     assert idle.idle_power(CPU, sensors).power_w == pytest.approx(70)
+
+
+def test_what_a_gpu_draws_beside_others_is_given_and_not_kept(room: Room) -> None:
+    told = iter([("other compute processes on the board (pid 7)",), (UNSEEN,)])
+    sensors = Sensors(room.sensors().working, check=lambda watched: next(told))
+    room.power_w = lambda now_s: 300.0
+    assert idle.idle_power(OTHER, sensors).power_w == pytest.approx(300)
+    room.power_w = lambda now_s: 70.0
+    found = idle.idle_power(OTHER, sensors)
+    assert found.power_w == pytest.approx(70)
+    assert idle.idle_power(OTHER, sensors) is found, "that others could not be seen is no load"
 
 
 def test_device_at_rest_takes_three_seconds(room: Room) -> None:

@@ -88,7 +88,7 @@ def test_failing_network_leaves_no_trace() -> None:
 
 
 def test_cache_that_cannot_be_flushed_costs_the_cold_figure_only(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "CPU_CACHES", tmp_path)
+    monkeypatch.setattr(timers, "CPUS", tmp_path)
     result = latency.measure(on_cpu(nn.ReLU(), variants=("cold",)))
     assert result.cold is None
     assert result.reasons == (("cold", "the size of the last cache of cpu is not known"),)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import queue
 import subprocess
 import sys
 import threading
@@ -35,7 +37,7 @@ def test_another_process_waits_until_the_first_is_done_or_dead(folder: Path) -> 
     holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
     with (
-        pytest.raises(SensorError, match=r"another process measured or trained on cpu for all of 0\.05 s"),
+        pytest.raises(SensorError, match=r"process measured or trained on cpu for all of measure\.lock_seconds=0\.05 s"),
         lock.exclusive(CPU, 0.05),
     ):
         pytest.fail("two at once")
@@ -66,7 +68,8 @@ def test_all_users_may_take_it(folder: Path) -> None:
     with lock.exclusive(CPU, 1.0):
         path = lock.lock_path(CPU)
         assert path.parent.stat().st_mode & 0o7777 == 0o1777
-        assert path.stat().st_mode & 0o777 == 0o666
+        assert sorted(each.suffix for each in path.parent.iterdir()) == [".door", ".lock", ".queue"]
+        assert all(each.stat().st_mode & 0o777 == 0o666 for each in path.parent.iterdir())
 
 
 def test_a_folder_that_cannot_be_written(folder: Path) -> None:
@@ -106,6 +109,112 @@ def test_trainings_share_a_device_and_let_a_measurement_in_between_two_epochs(fo
         for trainer in trainers:
             trainer.kill()
             trainer.communicate()
+
+
+ONE_OF_SEVERAL = """
+import sys, torch
+from pathlib import Path
+from nas.measure import lock
+name, lock._SHARED = sys.argv[1], Path(sys.argv[2])
+say = lambda what: print(name, what, flush=True)
+file_lock = lock.FileLock
+
+def door(*arguments, **more):
+    say("queues")
+    return file_lock(*arguments, **more)
+
+lock.FileLock = door
+if name == "trainer":
+    with lock.Shared(torch.device("cpu"), lambda: say("waits")) as hold:
+        for epoch in range(2):
+            say(f"trains, has waited: {hold.waited_s > 0}")
+            sys.stdin.readline()
+            hold.give_way()
+else:
+    with lock.exclusive(torch.device("cpu"), 60):
+        say("measures")
+        sys.stdin.readline()
+"""
+"""A process that says what it does and goes on when it is told."""
+
+
+def test_all_who_wait_to_measure_come_before_the_next_epoch(folder: Path) -> None:
+    ends = os.pipe()  # one for all: it shows what came first
+    lines = queue.SimpleQueue[str]()
+    processes: dict[str, subprocess.Popen[str]] = {}
+
+    def listen() -> None:
+        with os.fdopen(ends[0]) as told:
+            for line in told:
+                lines.put(line.strip())
+
+    def start(name: str) -> None:
+        command = [sys.executable, "-c", ONE_OF_SEVERAL, name, str(folder)]
+        processes[name] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=ends[1], text=True)
+
+    def next_line(*but: str) -> str:
+        while (line := lines.get(timeout=60)) in but:
+            pass
+        return line
+
+    def go_on(name: str) -> None:
+        stdin = processes[name].stdin
+        assert stdin is not None
+        stdin.write("\n")
+        stdin.flush()
+
+    threading.Thread(target=listen, daemon=True).start()
+    try:
+        start("trainer")
+        assert next_line() == "trainer trains, has waited: False"
+        start("first")
+        assert next_line() == "first queues"
+        start("second")
+        assert next_line("first queues") == "second queues"  # the first one does so at the door and inside
+        go_on("trainer")
+        ignored = ("first queues", "second queues", "trainer waits")
+        measured = next_line(*ignored)
+        assert measured in ("first measures", "second measures")
+        go_on(measured.split()[0])
+        other = ({"first measures", "second measures"} - {measured}).pop()
+        assert next_line(*ignored) == other, "the training did not come between the two"
+        go_on(other.split()[0])
+        assert next_line(*ignored) == "trainer trains, has waited: True"
+    finally:
+        for process in processes.values():
+            process.kill()
+            process.communicate()
+        os.close(ends[1])
+
+
+def test_a_process_that_was_forked_meanwhile_keeps_nothing() -> None:
+    ends = os.pipe()
+    with lock.Shared(CPU):
+        child = os.fork()
+        if not child:  # it has all descriptors, and lives until it is told
+            os.close(ends[1])
+            os.read(ends[0], 1)
+            os._exit(0)
+    with lock.exclusive(CPU, 5.0):
+        pass
+    with lock.Shared(CPU, lambda: pytest.fail("somebody holds it")):
+        pass
+    os.close(ends[1])
+    os.waitpid(child, 0)
+    os.close(ends[0])
+
+
+def test_who_is_stopped_while_it_waits_leaves_nothing_behind() -> None:
+    class Stop(BaseException):
+        pass
+
+    def stop() -> None:
+        raise Stop
+
+    with lock.exclusive(CPU, 1.0), pytest.raises(Stop), lock.Shared(CPU, stop):
+        pytest.fail("it was measured")
+    with lock.exclusive(CPU, 1.0):
+        pass
 
 
 def test_nothing_is_measured_during_an_epoch_and_nothing_is_trained_during_a_measurement() -> None:

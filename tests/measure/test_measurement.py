@@ -105,7 +105,7 @@ def test_device_that_stays_taken_costs_all_but_the_counts_and_no_time(monkeypatc
     measuring.measure(network())
     result = measuring.result()
     assert (result.latency, result.memory, result.energy) == (None, None, None)
-    lost = ("latency_ms", "images_per_s", "flops_per_s", "energy_j", "energy_net_j", "power_w")
+    lost = ("latency_ms", "latency_iqr_ms", "images_per_s", "flops_per_s", "energy_j", "energy_net_j", "power_w")
     lost = (*lost, "peak_memory_mb", "process_memory_mb", "parameters_mb", "model_file_mb")
     assert result.reasons() == dict.fromkeys(lost, "another process measured")
     assert result.complexity is not None and "latency_ms" not in result.figures()

@@ -414,16 +414,40 @@ def test_importing_the_timer_leaves_the_log_as_it_was() -> None:
     assert log.level == level
 
 
-def make_caches(tmp_path: Any, sizes: list[tuple[int, str]]) -> None:
+def make_caches(tmp_path: Any, sizes: list[tuple[int, str]], cpu: int = 0, shared: str | None = None) -> None:
     for index, (level, size) in enumerate(sizes):
-        folder = tmp_path / f"index{index}"
-        folder.mkdir()
+        folder = tmp_path / f"cpu{cpu}" / "cache" / f"index{index}"
+        folder.mkdir(parents=True)
         (folder / "level").write_text(f"{level}\n")
         (folder / "size").write_text(f"{size}\n")
+        if shared is not None:
+            (folder / "shared_cpu_list").write_text(f"{shared if level > 1 else cpu}\n")
 
 
-def test_last_cache_of_a_cpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timers, "CPU_CACHES", tmp_path)
+@pytest.fixture
+def cpus(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight CPUs, of which this process may use the first six."""
+    monkeypatch.setattr(timers, "CPUS", tmp_path)
+    monkeypatch.setattr(timers, "usable_cpus", lambda: tuple(range(6)))
+
+
+@pytest.mark.parametrize(
+    ("each", "total"),
+    [
+        ([(1, "32K"), (2, "512K"), (3, "32M")], 3 * 32 * 1024**2),  # of four that the machine has
+        ([(1, "32K"), (2, "512K")], 3 * 512 * 1024),
+        ([(1, "32K")], 6 * 32 * 1024),
+    ],
+)
+def test_last_caches_of_several_groups_of_cpus_count_once_each(
+    tmp_path: Any, cpus: None, each: list[tuple[int, str]], total: int
+) -> None:
+    for cpu in range(8):
+        make_caches(tmp_path, each, cpu, shared=f"{cpu - cpu % 2}-{cpu - cpu % 2 + 1}")
+    assert cache_bytes(torch.device("cpu")) == total
+
+
+def test_last_cache_of_a_cpu(tmp_path: Any, cpus: None) -> None:
     make_caches(tmp_path, [(1, "48K"), (1, "32K"), (2, "2048K"), (3, "30M")])
     assert cache_bytes(torch.device("cpu")) == 30 * 1024**2
     flush = flusher(torch.device("cpu"))
@@ -433,8 +457,7 @@ def test_last_cache_of_a_cpu(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("size", [None, "", "32", "32X"])
-def test_cache_of_unknown_size_is_not_guessed(tmp_path: Any, monkeypatch: pytest.MonkeyPatch, size: str | None) -> None:
-    monkeypatch.setattr(timers, "CPU_CACHES", tmp_path)
+def test_cache_of_unknown_size_is_not_guessed(tmp_path: Any, cpus: None, size: str | None) -> None:
     make_caches(tmp_path, [] if size is None else [(3, size)])
     with pytest.raises(SensorError, match=r"size of the (last )?cache"):
         flusher(torch.device("cpu"))

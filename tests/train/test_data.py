@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -198,6 +199,35 @@ def test_a_studys_candidates_share_one_bundle(generated) -> None:
     assert load_bundle(copy.deepcopy(request), torch.device("cpu")) is first
     other = load_bundle(DataRequest(generated(), DataSettings(), 1), "cpu")
     assert other is not first and other.split_digest != first.split_digest
+
+
+class Plain:
+    """A set of a user's own, with no equality; loading it changes it."""
+
+    loads = 0
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+
+    def load(self) -> Dataset:
+        type(self).loads += 1
+        self.labels = labelled([0, 1] * (self.images // 2))
+        return self.labels
+
+
+def test_a_plain_class_that_comes_to_a_worker_again_and_again_is_loaded_once() -> None:
+    Plain.loads = 0
+    sent = pickle.dumps(DataRequest(Plain(20), DataSettings(), 0))
+    first = load_bundle(pickle.loads(sent), "cpu")  # noqa: S301 - made a line ago
+    assert load_bundle(pickle.loads(sent), "cpu") is first and Plain.loads == 1  # noqa: S301
+    assert load_bundle(DataRequest(Plain(30), DataSettings(), 0), "cpu") is not first and Plain.loads == 2
+
+
+def test_a_set_that_cannot_be_pickled_is_loaded_once_for_one_object() -> None:
+    source = Plain(20)
+    source.images_of = lambda: 0  # type: ignore[attr-defined]
+    request = DataRequest(source, DataSettings(), 0)
+    assert load_bundle(request, "cpu") is load_bundle(request, "cpu")
 
 
 def test_a_constant_channel_stays_finite(make_bundle) -> None:

@@ -9,6 +9,7 @@ import pickle
 import signal
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ from torch import nn
 from nas.errors import InputError
 from nas.train.augment import derive_seed
 from nas.train.datasets import Digits
-from nas.train.fit import TrainingDiverged, TrainResult, fit
+from nas.train.fit import StateError, TrainingDiverged, TrainResult, fit
 from nas.train.recipe import ieee_fp32, learning_rate, make_optimizer, place, score, train_step
 from nas.train.settings import NumericFormat, TrainSettings
 
@@ -228,23 +229,63 @@ def test_state_is_plain_and_checked(make_model, make_bundle) -> None:
     state = run(make_model(), bundle, until_epoch=1, keep_state=True).state
     assert state is not None
     assert torch.load(io.BytesIO(state), weights_only=True)["train_loss"]
-    with pytest.raises(InputError, match=r"the training state cannot be used"):
+    assert issubclass(StateError, InputError)
+    with pytest.raises(StateError, match=r"the training state cannot be used"):
         run(make_model(), bundle, resume=state[: len(state) // 2])
-    with pytest.raises(InputError, match=r"the training state cannot be used"):
+    with pytest.raises(StateError, match=r"the training state cannot be used"):
         run(make_model(), bundle, resume=b"")
-    with pytest.raises(InputError, match=r"made with peak_lr=0.1 and not 0.2"):
+    with pytest.raises(StateError, match=r"made with peak_lr=0.1 and not 0.2"):
         run(make_model(), bundle, replace(RECIPE, peak_lr=0.2), resume=state)
-    with pytest.raises(InputError, match=r"made with seed=0 and not 1"):
+    with pytest.raises(StateError, match=r"made with seed=0 and not 1"):
         run(make_model(), bundle, seed=1, resume=state)
-    with pytest.raises(InputError, match=r"made with data="):
+    with pytest.raises(StateError, match=r"made with data="):
         run(make_model(), make_bundle(seed=1), resume=state)
-    with pytest.raises(InputError, match=r"cannot be used \(Error\(s\) in loading state_dict"):
+    with pytest.raises(StateError, match=r"cannot be used \(Error\(s\) in loading state_dict"):
         run(make_model(width=9), bundle, resume=state)
     bomb = pickle.dumps(print, protocol=2)
-    with pytest.raises(InputError, match=r"the training state cannot be used"):
+    with pytest.raises(StateError, match=r"the training state cannot be used"):
         run(make_model(), bundle, resume=bomb)
     with pytest.raises(ValueError, match="until_epoch=5"):
         run(make_model(), bundle, until_epoch=5)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        RuntimeError("Error(s) in loading state_dict for SmallNet:\n\tan exception occurred : ('CUDA error: unspecified',)."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes"),
+        MemoryError(),
+    ],
+)
+def test_a_fault_of_the_device_is_not_one_of_the_state(
+    make_model, make_bundle, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    bundle = make_bundle()
+    state = run(make_model(), bundle, until_epoch=1, keep_state=True).state
+
+    def load(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(torch, "load", load)
+    with pytest.raises(type(error)) as caught:
+        run(make_model(), bundle, resume=state)
+    assert caught.value is error
+
+
+def test_what_others_made_it_wait_is_no_time_of_the_training(make_model, make_bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle, now_s = make_bundle(), [50.0]
+    monkeypatch.setattr("nas.train.fit.time", SimpleNamespace(perf_counter=lambda: now_s[0]))
+
+    def on_epoch(done: int, total: int) -> float:
+        now_s[0] += 2.0 + 100.0 * done  # of which it waits a hundred per epoch done
+        return 100.0 * done
+
+    first = run(make_model(), bundle, until_epoch=1, keep_state=True, on_epoch=on_epoch)
+    assert first.train_seconds == pytest.approx(2.0)
+    last = run(make_model(), bundle, resume=first.state, on_epoch=on_epoch)
+    assert last.train_seconds == pytest.approx(8.0)
 
 
 def test_training_learns(make_bundle) -> None:
