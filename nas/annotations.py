@@ -206,7 +206,10 @@ class Annotator:
                 f"{name} misses {show(METRICS[name], self._study.constraints[name])} by {show(METRICS[name], miss)}"
                 for name, miss in missed.items()
             ]
-            return f"**Infeasible**: {'; '.join(told)}.{' It was not trained.' if attributes.get('gated_by') else ''}"
+            epochs = attributes.get("fidelity")
+            trained = f"trained for {epochs} epoch{'s' * (epochs != 1)} only" if epochs else "not trained"
+            gated = f" It was {trained}." if attributes.get("gated_by") else ""
+            return f"**Infeasible**: {'; '.join(told)}.{gated}"
         return "**Complete**, keeps every constraint." if self._study.constraints else "**Complete**."
 
     def _study_note(self) -> str:

@@ -42,6 +42,7 @@ SCORES = ("top1", "top1_mean", "train_loss_area")
 """What a study may rank trainings by; see ``proxy`` in ``nas.config.search``."""
 
 _BATCH = 256
+_OUT_OF_MEMORY = "out of memory"
 
 Tell = Callable[[str], None]
 
@@ -135,9 +136,12 @@ def audit(run: Run, config: RetrainConfig, given: frozenset[str], tell: Tell) ->
         path = folder / outcome.name / "audit.json"
         steps = [name for name in ("full", *(name for name, _, _ in trainings)) if name not in record]
         for name in steps:
+            if any("failed" in found for found in record.values()):
+                break  # it is left out
             with writing(path.parent, again(False)):
                 record[name] = _step(name, plan, trainings, numeric, path.parent)
-                write_json(path, {"conditions": conditions, **record})
+                if _OUT_OF_MEMORY not in record[name].get("failed", ""):  # which others may have had
+                    write_json(path, {"conditions": conditions, **record})
             fresh += 1
             tell(_line(outcome, name, record[name], number, len(outcomes)))
         failed = next((found["failed"] for found in record.values() if "failed" in found), None)
@@ -195,7 +199,7 @@ def _step(
     if plan.device.type == "cuda":  # out of the handler: what the error held is gone by now, but for cycles
         gc.collect()
         torch.cuda.empty_cache()
-    return {"failed": f"{name}: out of memory ({reason})"}
+    return {"failed": f"{name}: {_OUT_OF_MEMORY} ({reason})"}
 
 
 def _trained(
@@ -219,10 +223,10 @@ def _trained(
             hold=hold,
         )
         place(model, plan.numeric, plan.device)
-        with Shared(plan.device), ieee_fp32():
+        with Shared(plan.device) as last, ieee_fp32():
             found = score(model, bundle.validation_batches(_BATCH), plan.numeric)
         shutil.rmtree(folder / "full", ignore_errors=True)  # its checkpoints
-        return {"top1": found.top1, "seconds": time.perf_counter() - began_s - hold.waited_s}
+        return {"top1": found.top1, "seconds": time.perf_counter() - began_s - hold.waited_s - last.waited_s}
     settings, seed = next((settings, seed) for known, settings, seed in trainings if known == name)
     torch.manual_seed(seed)
     model = plan.chosen.space.build(plan.chosen.architecture, bundle.input_shape[0], bundle.num_classes)

@@ -55,6 +55,8 @@ def confirm(
     Raises:
         Interrupted: If the gate was asked to stop; what was recorded is not trained again.
     """
+    if not seeds:
+        return
     wanted = range(study.plan.seed + 1, study.plan.seed + 1 + seeds)
     while due := _due(study, wanted, validation_images):
         for network, number, seed in due:

@@ -6,7 +6,7 @@ Nothing of this has to agree between two runs of one study, so none of it can be
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from nas.config.search import SearchConfig
@@ -36,8 +36,8 @@ class Drawn:
 
 def drawn_by(config: SearchConfig) -> Drawn:
     """Return by what a run under a configuration draws."""
-    gating = tuple(name for name in config.constraints if METRICS[name].stage != "train") if config.gate else ()
-    return Drawn(str(config.sampler["_target_"]).rpartition(".")[2], config.scheduler.kind, gating, len(config.start))
+    gating = _gating(config.constraints) if config.gate else ()
+    return Drawn(_class_of(config.sampler), config.scheduler.kind, gating, len(config.start))
 
 
 def all_drawn(attributes: Mapping[str, Any], config: SearchConfig) -> tuple[Drawn, ...]:
@@ -45,12 +45,28 @@ def all_drawn(attributes: Mapping[str, Any], config: SearchConfig) -> tuple[Draw
 
     Args:
         attributes: The study's.
-        config: Of its last run: taken for a study of an earlier version, which kept no other.
+        config: Of its last run: taken where the study does not say.
     """
-    kept = attributes.get(DRAWN_BY)
-    if not kept:
-        return (drawn_by(config),)
-    return tuple(Drawn(**{**one, "gating": tuple(one["gating"])}) for one in kept)
+    kept = attributes.get(DRAWN_BY) or [{}]
+    return tuple(Drawn(**{**one, "gating": tuple(one["gating"])}) if one else _at_first(attributes, config) for one in kept)
+
+
+def _at_first(attributes: Mapping[str, Any], config: SearchConfig) -> Drawn:
+    """Return what a run of an earlier version, which did not keep it, drew by: what the study was begun with."""
+    plain = attributes.get("config")
+    if not plain:
+        return drawn_by(config)
+    gating = _gating(plain.get("constraints") or {}) if plain.get("gate", True) else ()
+    kind = (plain.get("scheduler") or {}).get("kind", "none")
+    return Drawn(_class_of(plain["sampler"]), kind, gating, len(plain.get("start") or ()))
+
+
+def _gating(constraints: Iterable[str]) -> tuple[str, ...]:
+    return tuple(name for name in constraints if METRICS[name].stage != "train")
+
+
+def _class_of(sampler: Mapping[str, Any]) -> str:
+    return str(sampler["_target_"]).rpartition(".")[2]
 
 
 def doubts(drawn: Sequence[Drawn]) -> tuple[str, ...]:

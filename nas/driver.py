@@ -148,8 +148,7 @@ def run(
                 request, passed = request_for(asked), 0
                 if asked.begun is not None:
                     passed = asked.begun.attributes["stopped_at"]
-                    if request.begun is None:
-                        study.begins_anew(asked.number)
+                    study.resumes(asked.number, anew=request.begun is None)
                 submit(asked.number, request, passed)
             if not pending and not study.waits and not study.watches:
                 return

@@ -66,11 +66,11 @@ def read_front(run_dir: Path) -> list[Found]:
     Raises:
         InputError: A file is missing or cannot be read; the sentence names it.
     """
-    config = resolve_written(read_file(run_dir / "config.yaml", yaml.safe_load))
+    config = read_file(run_dir / "config.yaml", yaml.safe_load)
     record = read_file(run_dir / "record.json", json.loads)
     rows = read_file(run_dir / "front.csv", _rows)
     try:
-        space = build_target("space", config["space"], config.get("allow_modules", ()))
+        space = build_target("space", resolve_written(config["space"]), config.get("allow_modules", ()))
         data = record["data"]
         return [_found(run_dir, config["study"]["name"], space, data, row) for row in rows]
     except InputError:

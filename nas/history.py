@@ -65,9 +65,7 @@ class History:
         for name, mark in trial.user_attrs.items():
             if name.startswith(RUNG) and mark:
                 rung = int(name.removeprefix(RUNG))
-                self._marks.setdefault(rung, {})[trial.number] = Mark(
-                    tuple(mark["values"]), mark["missed"], mark.get("score", "loss")
-                )
+                self._marks.setdefault(rung, {})[trial.number] = Mark(tuple(mark["values"]), mark["missed"], mark.get("score"))
 
     def _close(self, trial: FrozenTrial) -> None:
         attributes = trial.user_attrs
@@ -126,6 +124,10 @@ class History:
         """Return the trials that were stopped at a rung and not gone on with since."""
         found = self._stopped.get(rung, {})
         return [found[number] for number in sorted(found) if number not in self._resumed]
+
+    def stops(self, rung: int) -> int:
+        """Return how many trials were stopped at a rung, whether gone on with since or not."""
+        return len(self._stopped.get(rung, {}))
 
     def repeats_before(self, number: int) -> int:
         """Return how many suggestions just before trial ``number`` were repeats, one after the other."""

@@ -123,12 +123,7 @@ class LocalEngine:
         shared = {place.device: sum(other.device == place.device for other in places) for place in places}
         # The search itself, which probed the device, is the first that may hold a CUDA context.
         kin = [family or Family(os.getpid(), 1 + shared[place.device]) for place in places]
-        # Loading takes what decoding all images takes, whichever candidate is a worker's first: only a time that was set says
-        # how long that may be.
-        data_counts = self._deadlines.build != TimeoutSettings.build
-        self._slots = [
-            _Slot(f"worker-{index}", place, kin[index], folder, data_counts, self._ended) for index, place in enumerate(places)
-        ]
+        self._slots = [_Slot(f"worker-{index}", place, kin[index], folder, self._ended) for index, place in enumerate(places)]
         self._queue = Slots(self._slots)
         self._watch = threading.Thread(target=self._watch_deadlines, daemon=True)
 
@@ -183,7 +178,6 @@ class _Slot:
         place: Place,
         family: Family,
         folder: Path,
-        data_counts: bool,
         ended: Callable[[_Slot, Job, Evaluation | BaseException, bool], None],
     ) -> None:
         self.place = place
@@ -191,7 +185,7 @@ class _Slot:
         self.told = f"{os.uname().nodename}/{place.device}/{name}"
         self._log = folder / f"{name}-{os.getpid()}.log"  # several commands may share a folder
         _drop_logs_of_the_dead(folder, name)
-        self._family, self._data_counts, self._ended = family, data_counts, ended
+        self._family, self._ended = family, ended
         self._pool: ProcessPool | None = None
         self._changing = threading.Lock()
         self._stopped = False
@@ -252,6 +246,8 @@ class _Slot:
             self._renew()
             assert self._pool is not None
             future = self._pool.schedule(worker.work, args=(number, request))
+        if job.stage == "begin":  # the start of the pool, which may take a while, is no time of the worker's
+            self._stay = _Stay(None, time.monotonic())
         self._future = future
         future.add_done_callback(lambda done: threading.Thread(target=self._take, args=(job, done), daemon=True).start())
 
@@ -330,7 +326,7 @@ class _Slot:
                 if job is not None and int(number) == self._number:
                     self._at_work = self._pid  # which a process says before all else
                     job.stage = stage
-                    self._stay = self._stay.then(_part_of(stage, self._data_counts), time.monotonic())
+                    self._stay = self._stay.then(_part_of(stage), time.monotonic())
                     with contextlib.suppress(Exception):  # a display that fails must not hide what the worker does
                         job.on_stage(job.number, stage)
 
@@ -387,8 +383,10 @@ class _Slot:
             return ""
 
 
-def _part_of(stage: str, data_counts: bool) -> str | None:
-    if stage in ("build", "complexity") or (stage == "data" and data_counts):
+def _part_of(stage: str) -> str | None:
+    if stage == "data":
+        return "data"
+    if stage in ("build", "complexity"):
         return "build"
     if stage in ("latency", "memory", "energy"):
         return "measure"

@@ -130,7 +130,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         conditions=found,
         start=start,
         known=known,
-        drawn_by=asdict(drawn_by(config)),
+        drawn_by=asdict(replace(drawn_by(config), start=len(start) if before is None else 0)),
         record={
             "device": grounds.device,
             "objectives_dropped": dict(measuring.dropped),

@@ -35,6 +35,7 @@ class Progress:
         self.dominated: list[Domination] = []
         self._study, self._console = study, console
         self._standing = Standing(study)
+        self._counted: set[int] = set()
         self._done = self._failed = 0
         self._count()
         self._done_before = self._done
@@ -89,9 +90,8 @@ class Progress:
         before = [t.number for t in self.front]
         if self._standing.take(trial):
             self._count()
-        else:
-            self._done += trial.counts
-            self._failed += trial.state == "failed"
+        elif trial.number not in self._counted:  # several that are told at once were all seen with the first
+            self._add(trial)
         self._compare()
         if not self._console.is_terminal:
             self._console.print(self._line(trial), highlight=False, soft_wrap=True)
@@ -99,9 +99,15 @@ class Progress:
 
     def _count(self) -> None:
         """Count the trials that ended, those of other processes too."""
-        finished = self._study.finished
-        self._done = sum(trial.counts for trial in finished)
-        self._failed = sum(trial.state == "failed" for trial in finished)
+        self._counted, self._done, self._failed = set(), 0, 0
+        for trial in self._standing.ended:
+            self._add(trial)
+
+    def _add(self, trial: Outcome) -> None:
+        if trial.number is not None:
+            self._counted.add(trial.number)
+        self._done += trial.counts
+        self._failed += trial.state == "failed"
 
     @property
     def front(self) -> list[Outcome]:

@@ -105,16 +105,15 @@ def write_proposal(proposal: Proposal | str, run: Run, population: Population, g
     if isinstance(proposal, str):
         (run.folder / NAME).unlink(missing_ok=True)
         return
-    samplers = samplers_of(run)
     if not is_at_random(run):
-        drawn = "which draws where it expects good networks: they speak of the space only as far as it drew at random"
+        drawn = "where good ones were expected: they speak of the space only as far as it was drawn at random"
     elif any(one.scheduler != "none" for one in run.drawn):
-        drawn = "which draws at random; but the scheduler trained to the end only what stood high early"
+        drawn = "at random; but the scheduler trained to the end only what stood high early"
     else:
-        drawn = "which draws at random, so that they speak of the space as it is"
+        drawn = "at random, so that they speak of the space as it is"
     head = [
         f"The space of study {run.name}, narrowed to where good values of its choices lie, by {len(population.feasible)}",
-        f"networks of {samplers}, {drawn}.",
+        f"networks that {samplers_of(run)} drew {drawn}.",
         f"Good: {GOOD[good]}",
         *([f"It has {proposal.smaller}."] if proposal.smaller else []),
         "Every report writes this file anew: copy it before you change it. Search it with",

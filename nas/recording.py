@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 from nas import checkpoints
 from nas.analyse.tradeoffs import minimised, violations
 from nas.annotations import Annotator, annotated
-from nas.files import write_architecture, write_bytes, write_csv, write_measurement
+from nas.files import write_architecture, write_bytes, write_measurement
 from nas.outcomes import Outcome
 from nas.progress import Progress
 from nas.retrying import patiently
 from nas.shipped import FAMILIES, WEIGHTS, Description, pack
 from nas.storage import Storage
-from nas.tables import front_row, reference_columns, write_front
+from nas.tables import write_front, write_references
 from search_spaces.base import Architecture, to_yaml
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ class Recorder:
         """A reference is recorded."""
         self._progress.reference_told(reference)
         plan = self._prepared.plan
-        columns = reference_columns([metric.name for metric in plan.objectives], list(plan.constraints))
-        rows = [front_row(network) for network in self._progress.references]
-        patiently(lambda: write_csv(self._prepared.run_dir / "references.csv", columns, rows), "the run folder")
+        path, known = self._prepared.run_dir / "references.csv", self._progress.references
+        patiently(lambda: write_references(path, known, plan.objectives, plan.constraints), "the run folder")
 
     def seed_stage(self, name: str, stage: str) -> None:
         """A further seed of a network entered a stage."""

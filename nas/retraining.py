@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import glob
 import json
 import shutil
@@ -47,6 +48,7 @@ from search_spaces.base import Architecture, SearchSpace
 METRICS_FILE = "metrics.json"
 _CHECKPOINTS = "checkpoints"
 _BATCH = 256
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM)
 _LIKE_THE_SEARCH = ("precision", "memory_format", "threads")
 
 
@@ -199,6 +201,8 @@ def _check_family(run: Run, chosen: Chosen, bundle: DataBundle) -> None:
     try:
         architecture = ours.from_dict(chosen.architecture.to_dict())
         same = _shapes(ours, architecture, bundle) == _shapes(chosen.space, chosen.architecture, bundle)
+    except NotImplementedError:  # one that cannot be built without data is built when it is trained
+        return
     except (RuntimeError, ValueError):  # such as SpaceError: it is no architecture of ours at all
         same = False
     if not same:
@@ -309,6 +313,8 @@ def writing(folder: Path, goes_on: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
         reason = error.strerror or first_line(error)
         raise RunError(f"{folder} cannot be written ({reason}): make room there, and {goes_on} goes on.") from error
 
@@ -397,7 +403,9 @@ def _test(plan: Plan, model: nn.Module) -> Score:
 
 def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measurement) -> dict[str, Any]:
     images = plan.bundle.sizes["test"]
-    brief = plan.chosen.outcome.attributes if plan.chosen.outcome is not None else {}
+    outcome = plan.chosen.outcome
+    brief = outcome.attributes if outcome is not None else {}
+    is_stopped = outcome is not None and outcome.state == "pruned"  # early, or by a bound when it was timed in full
     figures = {key: list(value) if isinstance(value, tuple) else value for key, value in measurement.figures().items()}
     return {
         "study": plan.run.name,
@@ -410,7 +418,7 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
         "test_loss": tested.loss,
         "test_images": images,
         "brief_validation_top1": brief.get("top1"),
-        "brief_stopped_at": brief.get("stopped_at"),
+        "brief_stopped_at": brief.get("fidelity") if is_stopped else None,
         **figures,
         **{f"{name}_reason": reason for name, reason in measurement.reasons().items()},
         "epochs": trained.epochs,

@@ -11,13 +11,14 @@ from typing import Any
 from nas.conditions import flatten
 from nas.config.common import StudyKeys
 from nas.errors import InputError
+from nas.outcomes import ANEW, TAKEN_AT
 from nas.plan import Known
 from nas.runs import Run, read_run
 
 _MAY_DIFFER = ("objectives", "constraints")
 """Conditions that decide which results a study keeps, and not what they are."""
 
-_OF_THAT_STUDY = ("owner", "attempt", "outcome", "architecture", "architecture_id", "start", "seeds")
+_OF_THAT_STUDY = ("owner", "attempt", "outcome", "architecture", "architecture_id", "start", "seeds", TAKEN_AT, ANEW)
 _OF_A_STOP = ("rung:", "resumed_from", "uncounted", "reused_from")
 
 

@@ -25,11 +25,12 @@ class Mark:
         values: The objectives, minimised, as far as they are known then.
         missed: By how much it misses the bounds that are known then, each relative to its bound, in all; 0 keeps them.
         score: What stands for what only a training tells; see ``Scheduler``. Marks of different scores do not compare.
+            ``None`` where it was not kept.
     """
 
     values: tuple[float, ...]
     missed: float = 0.0
-    score: Score = "loss"
+    score: Score | None = "loss"
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ that trade the objectives best are kept. The same command again continues the st
   gate                     false trains candidates too that miss a bound which is known before
   proxy                    what stands for top1 among the objectives: last, mean (of the last epochs), loss_area
   confirm                  further seeds for the networks on the front and within noise of it, at the end (0)
-  engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{build,measure,train}} in seconds;
+  engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{data,build,measure,train}} in s;
                            engine=ray: on a cluster (engine.address; measure.resources, train.resources: docs/cluster.md)
   sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>; sampler.seed (seed)
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
@@ -126,7 +126,8 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
     try:
         owner = open_owner(prepared.storage, prepared.run_dir, prepared.plan.name)
         with owner.election():  # two commands begun at once must not both make the tables
-            made_by_another = prepared.storage.file is not None and os.path.exists(prepared.storage.file)
+            file = prepared.storage.file
+            made_by_another = file is not None and file.parent == prepared.run_dir and os.path.exists(file)
             storage = open_storage(prepared.storage)
             spool = Spool(prepared.run_dir / "spool", prepared.plan.name)
             study = Study(storage, prepared.plan, prepared.space, prepared.sampler, owner, prepared.scheduler, spool)
@@ -210,7 +211,7 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
     from nas.outcomes import dominations
     from nas.retrying import patiently
     from nas.summary import print_answer, print_summary
-    from nas.tables import write_front
+    from nas.tables import write_front, write_references
     from search_spaces.base import to_yaml
 
     plan, run_dir = prepared.plan, prepared.run_dir
@@ -223,6 +224,8 @@ def _finish(prepared: Prepared, study: Study, overrides: Sequence[str], console:
         write_front(
             run_dir / "front.csv", population.front, plan.objectives, plan.constraints, dominated, bool(prepared.references)
         )
+        if references:
+            write_references(run_dir / "references.csv", references, plan.objectives, plan.constraints)
         for network in population.front:  # those of other processes too, whose folders are elsewhere
             assert network.number is not None
             architecture = prepared.space.from_dict(json.loads(network.attributes["architecture"]))

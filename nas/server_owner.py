@@ -15,6 +15,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import sqlalchemy
 
@@ -23,7 +24,7 @@ from nas.retrying import PATIENCE_SECONDS, is_away, patiently
 
 _BEAT_SECONDS = 5.0
 
-_LOCK_MS = 30_000
+_LOCK_MS = 600_000
 """How long the server lets wait for a lock before it answers. Many processes that choose their candidates one after the other,
 each for seconds, may keep it for longer: it is asked for again."""
 
@@ -102,6 +103,13 @@ def _sqlstate(error: sqlalchemy.exc.DBAPIError) -> str | None:
     return state
 
 
+def _host() -> str:
+    """Return the host's name, and what tells apart containers that share it: one's process ids say nothing of another's."""
+    with contextlib.suppress(OSError):
+        return f"{socket.gethostname()}@{Path('/proc/self/ns/pid').stat().st_ino}"
+    return socket.gethostname()
+
+
 class ServerOwner:
     """This process as the owner of trials; see ``nas.owner.Owner``.
 
@@ -115,7 +123,7 @@ class ServerOwner:
     """
 
     def __init__(self, url: str, what: str, study: str) -> None:
-        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+        self.name = f"{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
         self._what, self._study = what, study
         self._engine = sqlalchemy.create_engine(url, pool_pre_ping=True, connect_args=connect_args(url))
         keep_alive(self._engine)
@@ -146,7 +154,7 @@ class ServerOwner:
         if not name or name == self.name:
             return bool(name)
         host, _, rest = name.rpartition("-")[0].rpartition("-")
-        if host == socket.gethostname() and rest.isdigit() and not os.path.exists(f"/proc/{rest}"):
+        if host == _host() and rest.isdigit() and not os.path.exists(f"/proc/{rest}"):
             return False
 
         def beats() -> int | None:

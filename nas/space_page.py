@@ -31,7 +31,8 @@ def space_blocks(report: Report) -> tuple[Block, ...]:
     if not is_at_random(report.run):
         blocks.append(
             Text(
-                f"{samplers_of(report.run)} draws where it expects good networks: these trials are no random sample of it.", True
+                f"{samplers_of(report.run)} drew where good networks were expected: these trials are no random sample of it.",
+                True,
             )
         )
     if compared:

@@ -26,12 +26,14 @@ class Standing:
 
     Attributes:
         front: The feasible trials that no other one dominates, best first by the first objective.
+        ended: The trials that had ended when all were looked through last.
         hypervolume: Theirs, as a share of the box between the best and the worst values seen; in a long study as of a
             moment ago.
     """
 
     def __init__(self, study: Study, clock: Callable[[], float] = time.monotonic) -> None:
         self.front: list[Outcome] = []
+        self.ended: list[Outcome] = []
         self.hypervolume = 0.0
         self._study, self._clock = study, clock
         self._worst: NDArray[np.float64] | None = None
@@ -42,6 +44,7 @@ class Standing:
         """Look through all trials, those of other processes too."""
         began_s = self._clock()
         kept = self._study.feasible()
+        self.ended = self._study.finished
         self.front = self._study.front(kept)
         self._worst = self._study.minimised(kept).max(axis=0) if kept else None
         self._look_due_s = _due(began_s, self._clock())

@@ -247,7 +247,10 @@ class Study:
 
     def _marks(self, rung: int) -> dict[int, Mark]:
         """Return how candidates stood at a rung, of those that were judged by what this run judges by."""
-        return {number: mark for number, mark in self._history.marks(rung).items() if mark.score == self.scheduler.score}
+        # An earlier version did not keep the score: the study's first configuration tells.
+        before = self._study.user_attrs.get("config", {}).get("scheduler", {}).get("score", "loss")
+        marks = self._history.marks(rung).items()
+        return {number: mark for number, mark in marks if (mark.score or before) == self.scheduler.score}
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         """Record an evaluation and finish its trial: complete with its values, pruned, or failed with its reason.
@@ -290,9 +293,10 @@ class Study:
             trial.set_user_attr(key, value)
         return self.verdict.tell(trial)
 
-    def begins_anew(self, number: int) -> None:
-        """Note that a running trial cannot go on from where the one before it was stopped."""
-        self._running[number].set_user_attr(ANEW, True)
+    def resumes(self, number: int, anew: bool) -> None:
+        """Note whether a running trial, which goes on with another one, has to be trained from the start."""
+        with contextlib.suppress(UpdateFinishedTrialError):  # telling it will find that out
+            self._running[number].set_user_attr(ANEW, anew)
 
     def release(self, number: int) -> None:
         """Give up a trial without blame: stopping on request does not count as a cut-off."""
@@ -370,7 +374,8 @@ class Study:
         if self._draws:
             return
         mine = json.loads(json.dumps(self.plan.drawn_by))
-        before = self._study.user_attrs.get(DRAWN_BY, [])
+        # What a run of an earlier version drew by, it did not keep: the study's first configuration tells.
+        before = self._study.user_attrs.get(DRAWN_BY, [{}] if self._history.counted else [])
         if mine and mine not in before:
             self._study.set_user_attr(DRAWN_BY, [*before, mine])
         self._draws = True
@@ -381,12 +386,12 @@ class Study:
         if not self.scheduler.rungs or any(True for _ in self._enqueued()):
             return None
         for rung in reversed(self.scheduler.rungs):
-            there, stopped = self._marks(rung), self._history.stopped(rung)
+            history = self._history
             # One that comes to a rung while it is decided about is not among those stopped there yet.
-            if (seen := (len(there), len(stopped))) == self._marks_seen.get(rung):
+            if (seen := (len(history.marks(rung)), history.stops(rung))) == self._marks_seen.get(rung):
                 continue  # nobody came to this rung, or was stopped at it, since nobody was found
-            chosen = self.scheduler.those_who_go_on(there)
-            for old in stopped:
+            chosen = self.scheduler.those_who_go_on(self._marks(rung))
+            for old in history.stopped(rung):
                 if old.number in chosen:
                     self._study.enqueue_trial(old.params, user_attrs={"resumed_from": old.number, UNCOUNTED: True})
                     trial = self._study.ask()
@@ -430,8 +435,15 @@ class Study:
         trial.set_user_attr("owner", self._owner.name)
         trial.set_user_attr("attempt", attempt)
 
+    @staticmethod
+    def _took(trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
+        """Let a trial that is told only now have begun as long ago as it took, and not when its process was found dead."""
+        spent_s = sum(float(attributes.get(name) or 0.0) for name in ("train_seconds", "measure_seconds"))
+        trial.set_user_attr(TAKEN_AT, time.time() - spent_s)
+
     def _suggest(self, trial: optuna.Trial) -> Architecture | None:
         if "outcome" in trial.user_attrs:
+            self._took(trial, trial.user_attrs)
             self._told_meanwhile.append(outcome_of(self.verdict.tell(trial)))
             self._recorded.append(trial.number)
             return None
@@ -439,6 +451,7 @@ class Study:
         if self._spool is not None and "architecture" not in trial.user_attrs:
             self._spool.drop(trial.number)
         elif self._spool is not None and (kept := self._spool.take(trial.number)) is not None:
+            self._took(trial, kept)
             self._told_meanwhile.append(outcome_of(self._record(trial, kept)))
             self._recorded.append(trial.number)
             return None

@@ -48,7 +48,8 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
         # A training that went on counts where it ended, and not also where it was stopped before.
         begun = {outcome.attributes.get("resumed_from") for outcome in outcomes if not outcome.attributes.get(ANEW)}
         done = sum(int(outcome.attributes["fidelity"]) for outcome in trained if outcome.number not in begun)
-        whole = epochs * sum(outcome.number not in begun for outcome in trained)
+        resumed_from = {outcome.attributes.get("resumed_from") for outcome in outcomes}
+        whole = epochs * sum(outcome.number not in resumed_from for outcome in trained)
         later = f", {resumed} of them went on later" if resumed else ""
         told = f"{len(stopped)} trainings were stopped early ({at} of {epochs} epochs{later})"
         yield f"stopping: {told}; {done} of {whole} epochs ran"

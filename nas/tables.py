@@ -60,6 +60,14 @@ def write_front(
     write_csv(path, columns, [front_row(network, dominated) for network in front])
 
 
+def write_references(
+    path: Path, references: Sequence[Outcome], objectives: Sequence[Metric], constraints: Mapping[str, float]
+) -> None:
+    """Write ``references.csv``."""
+    columns = reference_columns([metric.name for metric in objectives], list(constraints))
+    write_csv(path, columns, [front_row(network) for network in references])
+
+
 def reference_columns(objectives: Sequence[str], constraints: Sequence[str]) -> list[str]:
     """Return the columns of ``references.csv``."""
     sizes = ("params", "mult_adds", "flops", "mem_access")

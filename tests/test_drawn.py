@@ -41,6 +41,20 @@ def test_a_run_that_draws_nothing_is_not_kept(tmp_path: Path) -> None:
     assert all_drawn(run.study.attributes, config()) == (TPE,)
 
 
+def test_a_study_of_an_earlier_version_drew_as_it_was_begun(tmp_path: Path) -> None:
+    first = {
+        "sampler": {"_target_": "optuna.samplers.TPESampler"},
+        "scheduler": {"kind": "mo_asha"},
+        "constraints": {"params": 1e5},
+    }
+    before = Run(tmp_path, plan=replace(PLAN, trials=2, record={**PLAN.record, "config": {**first, "start": ["a", "b"]}}))
+    before.go()
+    before.owner.close()
+    run = Run(tmp_path, plan=replace(PLAN, trials=4, drawn_by=asdict(FAIR)))
+    run.go()
+    assert all_drawn(run.study.attributes, config("sampler=random", "scheduler=none")) == (TPE, FAIR)
+
+
 def test_of_a_study_that_kept_none_the_configuration_speaks() -> None:
     assert all_drawn({}, config("sampler=random", "scheduler=none")) == (FAIR,)
 

@@ -17,7 +17,7 @@ import torch
 
 from nas.errors import InputError, RunError
 from nas.evaluate import EvaluationRequest, evaluate, mean_of_last_third
-from nas.measure import energy, latency, memory
+from nas.measure import energy, latency, lock, memory
 from nas.measure.device import resolve_conditions
 from nas.measure.settings import MeasureSettings
 from nas.measure.subject import Subject
@@ -28,6 +28,12 @@ from nas.train.settings import DataSettings, NumericFormat, TrainSettings
 from tests.toy import ToyArchitecture, ToySpace
 
 METERS = ["latency", "memory", "energy"]
+
+
+@pytest.fixture(autouse=True)
+def locks_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What other tests measure at the same time is no stage of what is evaluated here."""
+    monkeypatch.setattr(lock, "_SHARED", tmp_path)
 
 
 @pytest.fixture

@@ -94,3 +94,17 @@ def test_a_space_that_is_not_allowed_is_not_imported(run: Path) -> None:
     (run / "config.yaml").write_text(yaml.safe_dump({**config, "space": {"_target_": "os.system", "command": "true"}}))
     with pytest.raises(InputError, match=r"os\.system is not allowed"):
         read_front(run)
+
+
+def test_only_what_a_network_needs_has_to_be_known_here(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NAS_STORAGE", raising=False)
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    known = [found.architecture.id for found in read_front(run)]
+    config["study"]["storage"] = "${oc.env:NAS_STORAGE}"
+    config["space"]["layers"] = "${oc.decode:${oc.env:LAYERS}}"
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("LAYERS", "[1,2,3,4,5]")
+    assert [found.architecture.id for found in read_front(run)] == known
+    monkeypatch.delenv("LAYERS")
+    with pytest.raises(InputError, match="LAYERS"):
+        read_front(run)

@@ -57,7 +57,7 @@ def silent(number: int, stage: str) -> None: ...
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalEngine]:
     """One worker for all tests: each finds it as the one before it left it."""
     with LocalEngine(
-        [Place("cpu")], tmp_path_factory.mktemp("workers"), TimeoutSettings(build=4.0, measure=4.0, train=4.0)
+        [Place("cpu")], tmp_path_factory.mktemp("workers"), TimeoutSettings(data=60.0, build=4.0, measure=4.0, train=4.0)
     ) as made:
         yield made
 
@@ -170,9 +170,8 @@ class Script:
             "energy: no end within engine.timeout.measure=50 s",
         ),
         (TimeoutSettings(), [(1, "data"), (9e3, "build")], 600.0, "build: no end within engine.timeout.build=600 s"),
-        (TimeoutSettings(), [(1, "data"), (9e3, "data")], 9e9, None),
-        (TimeoutSettings(build=700.0), [(1, "data"), (400, "build")], 300.0, "build: no end within engine.timeout.build=700 s"),
-        (TimeoutSettings(build=700.0), [(1, "data")], 700.0, "data: no end within engine.timeout.build=700 s"),
+        (TimeoutSettings(data=None), [(1, "data"), (9e3, "data")], 9e9, None),
+        (TimeoutSettings(data=700.0), [(1, "data")], 700.0, "data: no end within engine.timeout.data=700 s"),
     ],
 )
 def test_a_deadline_is_for_all_time_in_a_part_and_for_no_waiting(

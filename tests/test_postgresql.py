@@ -155,6 +155,11 @@ def test_whose_pulse_stands_still_is_dead(url: str, monkeypatch: pytest.MonkeyPa
         assert mine.lives(elsewhere) and not mine.is_unsure(elsewhere), "it moved"
         mine._beats += 3
         assert mine.lives(elsewhere) and mine.is_unsure(elsewhere), "it is late"
+        # Of a container that has this host's name, whose process ids say nothing here.
+        container = f"{os.uname().nodename}@0-{2**22 + 1}-00000000"
+        with other._engine.begin() as connection:
+            connection.execute(sqlalchemy.insert(server_owner._table).values(name=container, beats=0))
+        assert mine.lives(container)
         with mine.election(), pytest.raises(sqlalchemy.exc.OperationalError), other._engine.connect() as connection:
             connection.execute(sqlalchemy.text("SET lock_timeout = '50ms'"))
             import zlib
@@ -244,7 +249,10 @@ def test_a_pulse_goes_on_after_whatever_error(url: str, monkeypatch: pytest.Monk
         owner.close()
 
 
-@pytest.mark.parametrize("statement", [database._KEEP_ALIVE, "SELECT no_such_function()"])
+_NAMED = "SELECT set_config('application_name', 'osa', false)"
+
+
+@pytest.mark.parametrize("statement", [database._KEEP_ALIVE, "SELECT no_such_function()", _NAMED])
 def test_a_server_that_does_not_watch_its_clients_does_no_harm(url: str, monkeypatch: pytest.MonkeyPatch, statement: str) -> None:
     """As over this Unix socket."""
     monkeypatch.setattr(database, "_KEEP_ALIVE", statement)
@@ -253,6 +261,8 @@ def test_a_server_that_does_not_watch_its_clients_does_no_harm(url: str, monkeyp
     with engine.begin() as connection:
         assert connection.execute(sqlalchemy.text("SHOW tcp_keepalives_idle")).scalar() == "0"
         assert connection.execute(sqlalchemy.text("SHOW lock_timeout")).scalar() == "0"
+        if statement == _NAMED:  # something that this server does show
+            assert connection.execute(sqlalchemy.text("SHOW application_name")).scalar() == "osa"
     engine.dispose()
 
 

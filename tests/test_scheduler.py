@@ -459,11 +459,12 @@ def test_a_training_that_begins_anew_says_so(tmp_path: Path, request_: Evaluatio
     lost = Run(tmp_path / "lost", plan=plan, storage=memory_storage())
     lost.study.scheduler, engine = scheduler, ToyEngine()
     run(lost.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate())
-    for opened, anew in ((kept, None), (lost, True)):
+    for opened, anew in ((kept, False), (lost, True)):
         resumed = [trial for trial in opened.study.trials if "resumed_from" in trial.user_attrs]
-        assert resumed and all(trial.user_attrs.get("anew") is anew for trial in resumed)
+        assert resumed and all(trial.user_attrs["anew"] is anew for trial in resumed)
     (told,) = [line for line in savings(lost.study.finished, EPOCHS) if line.startswith("stopping")]
-    assert f"; {engine.epochs} of " in told
+    candidates = sum("resumed_from" not in trial.user_attrs for trial in lost.study.trials)
+    assert f"; {engine.epochs} of {EPOCHS * candidates} epochs ran" in told
 
 
 def test_a_promotion_takes_no_first_trial_for_itself(tmp_path: Path, request_: EvaluationRequest) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from nas.analyse.hypervolume import normalised_hypervolume
+from nas.progress import Progress
 from nas.standing import SHARE, Standing
 from tests.test_study import PLAN, Run
 from tests.toy import toy_evaluation
@@ -45,6 +48,17 @@ def test_a_trial_that_was_seen_before_it_is_told_stands_there_once(tmp_path: Pat
     for outcome in run.study.finished:
         assert not standing.take(outcome)
     assert [trial.number for trial in standing.front] == [trial.number for trial in run.study.front()]
+
+
+def test_trials_that_are_told_at_once_are_counted_once(tmp_path: Path) -> None:
+    run = Run(tmp_path, plan=replace(PLAN, trials=4))
+    written = io.StringIO()
+    progress = Progress(run.study, Console(file=written))
+    run.go()
+    progress._standing._look_due_s = 0.0  # the first of them is the moment to look
+    for outcome in run.study.finished:
+        progress.told(outcome)
+    assert (progress._done, progress._failed) == (4, 0) and "(4 of 4)" in written.getvalue().splitlines()[-1]
 
 
 def test_looking_takes_a_small_share_of_the_time(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from optuna.trial import TrialState
 
 from nas.analyse.spread import SEED_NOISE
 from nas.errors import InputError
+from nas.outcomes import ANEW, TAKEN_AT
+from nas.reuse import _is_its_own
 from nas.start import locate
 from search_spaces import dense, osa
 from search_spaces.base import RandomTrial, to_yaml
@@ -29,6 +31,10 @@ SPACES = [
 def space_of(values: dict[str, object]) -> osa.OSASpace | dense.DenseSpace:
     kind = dense.DenseSpace if "dense" in str(values["_target_"]) else osa.OSASpace
     return kind(**{key: value for key, value in values.items() if key != "_target_"})  # type: ignore[arg-type,return-value]
+
+
+def test_when_a_trial_was_taken_up_is_nothing_to_take_over() -> None:
+    assert all(map(_is_its_own, (TAKEN_AT, ANEW, "attempt", "rung:1"))) and not any(map(_is_its_own, ("top1", "fidelity")))
 
 
 @settings(deadline=None, max_examples=25)

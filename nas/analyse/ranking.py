@@ -230,20 +230,23 @@ def audit_figures(result: AuditResult) -> list[Figure]:
     first = result.judged[0]
     if not result.networks:
         return [Figure(heading, None, "no network was trained in full")]
+    # A loss is told as its negative, so that more is better.
+    is_fraction = min(first.proxy.scores) >= 0
+    per, unit = (100, " %") if is_fraction else (1, "")
     scatter = go.Figure(
         go.Scatter(
-            x=rounded([100 * score for score in first.proxy.scores]),
+            x=rounded([per * score for score in first.proxy.scores]),
             y=rounded([100 * score for score in result.full]),
             error_y={"type": "data", "array": rounded([100 * e for e in result.full_error], 3), "thickness": 1, "width": 0},
             mode="markers+text",
             marker={"size": [9] * len(result.full), "color": PALETTE[0]},
             customdata=list(result.networks),
             textfont={"size": 11, "color": PALETTE[0]},
-            hovertemplate="<b>trial %{customdata}</b><br>brief %{x:.2f} %<br>full %{y:.2f} %<extra></extra>",
+            hovertemplate="<b>trial %{customdata}</b><br>brief %{x:.2f}" + unit + "<br>full %{y:.2f} %<extra></extra>",
             meta={"labels": "around", "priority": 0, "link": LINK},
         )
     )
-    finish(scatter, "brief training, top1 (%)", "full training, top1 (%)", 380)
+    finish(scatter, f"brief training: {first.proxy.name}{' (%)' if is_fraction else ''}", "full training, top1 (%)", 380)
     figures = [
         Figure(heading, scatter, note="Both on the validation part; bars: binomial standard error of the full score.", wide=False)
     ]

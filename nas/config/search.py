@@ -62,11 +62,13 @@ class TimeoutSettings:
     """The ``engine.timeout.*`` keys: how long a candidate may stay in a part of its way, in seconds; ``None`` for ever.
 
     Attributes:
-        build: Loading the data, building and counting.
+        data: Loading the images, which each worker does once, whichever candidate is its first: decoding many takes long.
+        build: Building and counting.
         measure: Latency, memory and energy, without waiting for the device.
         train: All epochs, up to the next rung.
     """
 
+    data: Annotated[float, Gt(0), Lt(math.inf)] | None = 14400.0
     build: Annotated[float, Gt(0), Lt(math.inf)] | None = 600.0
     measure: Annotated[float, Gt(0), Lt(math.inf)] | None = 1800.0
     train: Annotated[float, Gt(0), Lt(math.inf)] | None = 14400.0

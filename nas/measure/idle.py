@@ -20,7 +20,7 @@ STEADY_SHARE = 0.03
 """Two spans in a row that differ by no more have settled."""
 REST_SECONDS = 12.0
 """As long a device is given to cool down and lower its clocks after a load."""
-REFUSED_SECONDS = 60.0
+REFUSED_SECONDS = 5.0
 """As long it holds that others kept a device from its rest: to try at each candidate would cost seconds each time."""
 
 

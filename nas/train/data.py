@@ -366,8 +366,9 @@ def load_bundle(request: DataRequest, device: torch.device | str) -> DataBundle:
 
 
 def _pickled(request: DataRequest) -> bytes | None:
+    """Return a digest of what it pickles to, ``None`` where it cannot be pickled."""
     try:
-        return pickle.dumps(request)
+        return hashlib.blake2b(pickle.dumps(request)).digest()
     except Exception:  # noqa: BLE001 - whatever a user's class does
         return None
 

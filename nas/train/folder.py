@@ -267,15 +267,25 @@ def _image_files(folder: Path) -> list[Path]:
     """Return the images of a class, those in linked folders too; a link that leads nowhere counts as an image, a bad one."""
     found: list[Path] = []
     seen: set[str] = set()
-    for where, inside, names in os.walk(folder, onerror=_raise, followlinks=True):
-        real = os.path.realpath(where)
-        if real in seen:  # a link back to where the way came from would never end
-            inside.clear()
-            continue
-        seen.add(real)
-        # Where a folder is reached twice, it is rather by its own name than by a link's.
-        inside[:] = [name for _, name in sorted((Path(where, name).is_symlink(), name) for name in inside)]
-        found += (path for path in (Path(where, name) for name in names) if _is_image(path))
+    links: list[Path] = []
+
+    def look(top: Path) -> None:
+        for where, inside, names in os.walk(top, onerror=_raise):
+            real = os.path.realpath(where)
+            if real in seen:
+                inside.clear()
+                continue
+            seen.add(real)
+            links.extend(Path(where, name) for name in sorted(inside) if Path(where, name).is_symlink())
+            found.extend(path for path in (Path(where, name) for name in names) if _is_image(path))
+
+    look(folder)
+    own = os.path.realpath(folder)
+    while links:  # what can be reached without them has its own name
+        link = links.pop(0)
+        # A folder above holds the other classes.
+        if not Path(own).is_relative_to(os.path.realpath(link)):
+            look(link)
     return sorted(found)
 
 

@@ -39,6 +39,8 @@ if multiprocessing.parent_process() is not None:  # one of several that train to
     warnings.filterwarnings("ignore", message="(?s).*bucket_view.*")  # a matter of speed, of weights with one input channel
 
 _KEPT = 2
+_WAY_SECONDS = 60.0
+"""How long who waits to measure has to wait at least: a full training's epoch may take longer than they can."""
 """Checkpoints: should the machine stop while one is being written, there is the one before it."""
 
 
@@ -67,6 +69,7 @@ class FullModule(pl.LightningModule):
         self._bundle: DataBundle | None = None
         self._loss_sum: Tensor | None = None
         self._began = 0.0
+        self._gave_way = time.perf_counter()
 
     def setup(self, stage: str) -> None:
         """Load the data onto this process's device."""
@@ -111,6 +114,8 @@ class FullModule(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Make what the model draws in this epoch (dropout) depend on the seed, the epoch and the process alone."""
+        if self.epoch:
+            self._give_way()  # here the checkpoint of the epoch before is written
         self._began = time.perf_counter()
         torch.manual_seed(derive_seed(self._seed, "model", self.epoch, self.trainer.global_rank))
         self._loss_sum = torch.zeros((), device=self.device)
@@ -133,9 +138,19 @@ class FullModule(pl.LightningModule):
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, index: int) -> None:
-        """Let the average follow."""
+        """Let the average follow; within a long epoch give way too."""
         if self.ema is not None:
             self.ema.follow(self.model, self.trainer.global_step)
+        if time.perf_counter() - self._gave_way > _WAY_SECONDS:
+            self._give_way()
+
+    def _give_way(self) -> None:
+        """Let those in who wait to measure on the device; the other processes wait for this one at their next step."""
+        if self._hold is not None and self.trainer.global_rank == 0:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._hold.give_way()
+        self._gave_way = time.perf_counter()
 
     def on_train_epoch_end(self) -> None:
         """Note the epoch; the checkpoint is written after this.
@@ -154,11 +169,8 @@ class FullModule(pl.LightningModule):
         told["train_loss"].append(loss)
         told["learning_rates"].append(self.trainer.optimizers[0].param_groups[0]["lr"])
         told["epoch_seconds"].append(time.perf_counter() - self._began)
-        if self.trainer.global_rank == 0:
-            if self._on_epoch is not None:
-                self._on_epoch(told["epochs"], self._settings.epochs, loss)
-            if self._hold is not None:
-                self._hold.give_way()  # the others wait where the checkpoint is written
+        if self.trainer.global_rank == 0 and self._on_epoch is not None:
+            self._on_epoch(told["epochs"], self._settings.epochs, loss)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know."""

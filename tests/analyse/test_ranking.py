@@ -119,6 +119,18 @@ def test_too_few_networks_are_said() -> None:
     assert all(figure.plot is not None for figure in audit_figures(result(FULL, brief=FULL)))
 
 
+def test_a_loss_is_drawn_as_one() -> None:
+    for scores, title, drawn in (
+        (FULL, "brief training: brief (%)", 97.0),
+        (tuple(-v for v in FULL), "brief training: brief", -0.90),
+    ):
+        scatter = audit_figures(result(FULL, brief=scores))[0].plot
+        assert scatter is not None and scatter.layout.xaxis.title.text == title
+        assert max(scatter.data[0].x) == pytest.approx(drawn) and ("brief %{x:.2f} %" in scatter.data[0].hovertemplate) == (
+            drawn > 1
+        )
+
+
 def test_ties_are_no_pairs_that_differ() -> None:
     # Of three pairs one is tied in the brief order; of the two others one is ordered alike.
     assert _agreeing((1.0, 1.0, 2.0), (0.1, 0.3, 0.2)) == 0.5

@@ -187,6 +187,15 @@ def test_all_who_wait_to_measure_come_before_the_next_epoch(folder: Path) -> Non
         os.close(ends[1])
 
 
+def test_a_training_does_not_wait_for_ever_where_somebody_always_measures(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lock, "_QUEUE_SECONDS", 0.05)
+    with lock.exclusive(CPU, 1.0):
+        pass
+    waits: list[str] = []
+    with lock._queueing(lock._queue(lock.lock_path(CPU)), 0.0), lock.Shared(CPU, lambda: waits.append("once")) as hold:
+        assert hold.waited_s >= 0.05 and waits == ["once"]
+
+
 def test_a_process_that_was_forked_meanwhile_keeps_nothing() -> None:
     ends = os.pipe()
     with lock.Shared(CPU):

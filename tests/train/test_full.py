@@ -204,7 +204,14 @@ def test_fp32_stays_fp32_for_the_rest_of_the_process() -> None:
 def test_what_is_held_is_given_way_with_between_epochs(tmp_path: Path) -> None:
     noting = Noting(tmp_path / "noted")
     train(None, dataclasses.replace(QUICK, epochs=2), on_epoch=noting, hold=noting)
-    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee", "give way", "exit"]
+    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee", "exit"]
+
+
+def test_a_long_epoch_gives_way_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(full_module, "_WAY_SECONDS", -1.0)
+    noting = Noting(tmp_path / "noted")
+    train(None, dataclasses.replace(QUICK, epochs=1), on_epoch=noting, hold=noting)
+    assert noting.read().count("give way") == 6  # once a step
 
 
 def test_training_on_the_training_part_leaves_the_validation_part_out() -> None:
@@ -362,7 +369,7 @@ def test_two_processes_train_one_network(tmp_path: Path) -> None:
     state, result = train(tmp_path, settings, on_epoch=noting, hold=noting)
     assert result.epochs == 2 and result.train_loss[1] < result.train_loss[0] and result.images == 6 * (1438 // 6 // 2) * 2
     # In the process of the first, which ends with the training, and in the arithmetic of one alone.
-    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee", "give way"]
+    assert noting.read() == ["enter", "epoch 1 ieee ieee", "give way", "epoch 2 ieee ieee"]
     again, _ = train(tmp_path / "again", settings)
     assert same(state, again)
 
