@@ -21,6 +21,7 @@ import numpy as np
 import optuna
 from ground import OBJECTIVES, Ground, minimised, unseen
 from methods import METHODS, Method, sampler_node
+from noisy import NoisyEngine
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from yardstick import Trace
@@ -129,12 +130,12 @@ class Clock:
             self.told.append((self.now_s, row))
 
 
-def play(name: str, ground: Ground, seed: int, charged: bool = False) -> Played:
-    """Let a method search until its time is up."""
+def play(name: str, ground: Ground, seed: int, charged: bool = False, latency_noise: float = 0.0) -> Played:
+    """Let a method search until its time is up; with ``latency_noise`` (see ``noisy``) judged by what latencies truly are."""
     method = METHODS[name]
     yardstick = ground.bounded if method.bounded else ground.yardstick
     assert yardstick is not None
-    engine = SimulatedEngine(ground.table, way="naive" if method.way == "naive" else "ours")
+    engine = NoisyEngine(ground.table, "naive" if method.way == "naive" else "ours", latency_noise, seed)
     clock = Clock(engine, Trace(yardstick), ground.budget_s, charged)
     counts, end = (_play_ours if method.way == "ours" else _play_plain)(method, ground, seed, engine, clock)
     if end is None:

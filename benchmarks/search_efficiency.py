@@ -11,6 +11,7 @@ its very trainings. A front is judged by the table too, whose luck all methods s
 what the searches measured.
 
     python benchmarks/search_efficiency.py --simulated --seeds 50 [--methods naive,tpe,ours] [--jobs 2] [--charge-sampler]
+        [--latency-noise 0.1]
     python benchmarks/search_efficiency.py --seeds 5 --trials 40 [--methods main] [--seconds 90]
 
 The last line is one JSON object.
@@ -76,18 +77,20 @@ def _ground(table: str, trials: int, reference: Reference) -> Ground:
     return ground_of(read, build_target("space", space), trials, reference)
 
 
-def _play_seed(ground: tuple[str, int, Reference], methods: Sequence[str], seed: int, charged: bool) -> list[Played]:
+def _play_seed(
+    ground: tuple[str, int, Reference], methods: Sequence[str], seed: int, charged: bool, noise: float
+) -> list[Played]:
     """Play every method with one seed; runs in any process."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
     torch.set_num_threads(1)
     turn = seed % len(methods)  # no method is always the first
-    played = [play(name, _ground(*ground), seed, charged) for name in (*methods[turn:], *methods[:turn])]
+    played = [play(name, _ground(*ground), seed, charged, noise) for name in (*methods[turn:], *methods[:turn])]
     return sorted(played, key=lambda one: methods.index(one.method))
 
 
 def play_all(
-    ground: tuple[str, int, Reference], methods: Sequence[str], seeds: int, charged: bool, jobs: int
+    ground: tuple[str, int, Reference], methods: Sequence[str], seeds: int, charged: bool, jobs: int, noise: float
 ) -> dict[str, list[Played]]:
     """Return what each method came to, by seed."""
     found: list[list[Played]] = []
@@ -99,10 +102,10 @@ def play_all(
 
     if jobs == 1:
         for seed in range(seeds):
-            take(_play_seed(ground, methods, seed, charged))
+            take(_play_seed(ground, methods, seed, charged, noise))
     else:
         with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-            for future in [pool.submit(_play_seed, ground, methods, seed, charged) for seed in range(seeds)]:
+            for future in [pool.submit(_play_seed, ground, methods, seed, charged, noise) for seed in range(seeds)]:
                 take(future.result())
     return {name: [played[place] for played in found] for place, name in enumerate(methods)}
 
@@ -140,12 +143,12 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
     key: tuple[str, int, Reference] = (str(options.table), options.trials, options.reference)
     ground = _ground(*key)
     methods = [name for name in options.methods if not METHODS[name].bounded or ground.bounded is not None]
-    played = play_all(key, methods, options.seeds, options.charge_sampler, options.jobs)
+    played = play_all(key, methods, options.seeds, options.charge_sampler, options.jobs, options.latency_noise)
     keep("search_efficiency.json", {name: [dataclasses.asdict(one) for one in runs] for name, runs in played.items()})
     free = {name: runs for name, runs in played.items() if not METHODS[name].bounded}
     bounded = {name: runs for name, runs in played.items() if METHODS[name].bounded}
     table, budget_s = ground.table, ground.budget_s
-    found = {**summary(free), "seeds": options.seeds, "budget_s": round(budget_s, 1)}
+    found = {**summary(free), "seeds": options.seeds, "budget_s": round(budget_s, 1), "latency_noise": options.latency_noise}
     point = "the worst of the table" if options.reference == "table" else "a tenth beyond the worst of the front"
     told = (
         f"{table.path}: {len(table.rows)} networks of {table.made.get('space')}, made on {table.made.get('date')} on "
@@ -156,6 +159,11 @@ def simulated(options: argparse.Namespace) -> dict[str, Any]:
         "ask+tell: processor seconds, on a storage in memory, as a share of the virtual ones "
         + ("and part of them" if options.charge_sampler else "and no part of them")
         + "; ms each: per suggestion"
+        + (
+            f"\neach timing is off by a factor whose logarithm scatters by {options.latency_noise:g}"
+            if options.latency_noise
+            else ""
+        )
     )
     show(DEVICE, told, _comparison(free, "ours"), options.width)
     if bounded and ground.bounded is not None:
@@ -302,6 +310,9 @@ def main() -> None:
     parser.add_argument("--again", type=Path, help="for real: search no more, judge what $OUT/search_efficiency.json kept")
     parser.add_argument("--reference", choices=("table", "front"), default="table", help="where the reference point lies")
     parser.add_argument("--charge-sampler", action="store_true", help="what asking and telling takes counts as virtual time")
+    parser.add_argument(
+        "--latency-noise", type=float, default=0.0, help="simulated: scatter of a timing's logarithm, such as 0.1"
+    )
     parser.add_argument("--no-proxies", action="store_true", help="leave out the section on brief proxies")
     parser.add_argument("--jobs", type=int, default=1, help="processes that share the seeds")
     parser.add_argument("--width", type=int, default=230)
@@ -310,6 +321,10 @@ def main() -> None:
     for name in ("seeds", "trials", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}={value} is not 1 or more.")
+    if not 0 <= options.latency_noise < 2:
+        raise InputError(f"--latency-noise={options.latency_noise} is not from 0 to below 2.")
+    if options.latency_noise and not options.simulated:
+        raise InputError("--latency-noise is for --simulated alone: for real, timings scatter by themselves.")
     if options.seconds is not None and not options.seconds > 0:
         raise InputError(f"--seconds={options.seconds} is not above 0.")
     options.trials = options.trials or (60 if options.simulated else 40)

@@ -313,6 +313,25 @@ def test_a_seed_decides_and_the_sampler_can_be_charged(playing: ModuleType, grou
     )
 
 
+def test_what_a_noisy_machine_tells_is_judged_by_what_is_true(playing: ModuleType, ground: object) -> None:
+    quiet, noisy = (playing.play("ours", ground, 3, latency_noise=noise) for noise in (0.0, 0.5))
+    again, other = (playing.play("ours", ground, seed, latency_noise=0.5) for seed in (3, 4))
+    assert noisy.steps == again.steps != quiet.steps and other.steps != noisy.steps
+    assert all(0 < share <= 1 + 1e-9 for _, share in noisy.steps)
+
+
+def test_each_timing_is_off_anew_and_nothing_else(playing: ModuleType, ground: object) -> None:
+    engine = playing.NoisyEngine(ground.table, "ours", 0.1, seed=0)  # type: ignore[attr-defined]
+    asked = dataclasses.replace(ground.request, architecture=ToyArchitecture(4, "a"))  # type: ignore[attr-defined]
+    timed = [engine.submit(0, asked, lambda number, stage: None).result().metrics for _ in range(400)]
+    off = np.log([metrics.latency_ms / 4.0 for metrics in timed])
+    assert off.std() == pytest.approx(0.1, rel=0.1) and abs(off.mean()) < 0.02
+    assert {metrics.top1 for metrics in timed} == {ground.table.rows["a4"].top1[-1]}  # type: ignore[attr-defined]
+    first = engine.submit(1, dataclasses.replace(asked, until_epoch=1), lambda number, stage: None).result()
+    on = dataclasses.replace(asked, begun=first, until_epoch=2)
+    assert engine.submit(1, on, lambda number, stage: None).result().metrics.latency_ms == first.metrics.latency_ms
+
+
 def test_the_script_ends_with_one_json_object(
     efficiency: ModuleType, ground: object, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
