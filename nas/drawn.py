@@ -73,12 +73,10 @@ def doubts(drawn: Sequence[Drawn]) -> tuple[str, ...]:
     """Return what keeps networks from being a fair sample of each value, one sentence each."""
     samplers = dict.fromkeys(one.sampler for one in drawn if one.sampler not in FAIR)
     kinds = dict.fromkeys(one.scheduler for one in drawn if one.scheduler != "none")
-    looks, stops = (
-        "draws where it expects good networks, so these are no fair sample",
-        "trains to the end only what stands high early",
-    )
+    looks = "draws where it expects good networks, so these are no fair sample"
+    stops = "trains to the end only what stands high early, so the low ones are missing"
     found = [f"{name} {looks}: ask with sampler=random" for name in samplers]
-    found += [f"scheduler={kind} {stops}, so the low ones are missing: ask with scheduler=none" for kind in kinds]
+    found += [f"scheduler={kind} {stops}: ask with scheduler=none" for kind in kinds]
     if gating := list(dict.fromkeys(name for one in drawn for name in one.gating)):
         found.append(f"networks that miss a bound ({', '.join(gating)}) are not trained and are missing: ask with gate=false")
     if start := max((one.start for one in drawn), default=0):

@@ -21,7 +21,7 @@ STEADY_SHARE = 0.03
 REST_SECONDS = 12.0
 """As long a device is given to cool down and lower its clocks after a load."""
 REFUSED_SECONDS = 5.0
-"""As long it holds that others kept a device from its rest: to try at each candidate would cost seconds each time."""
+"""As long it holds that others kept a device from its rest: not so long that a search which needs it would give up meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ def idle_power(device: torch.device, sensors: Sensors) -> Idle:
     """Return the idle power of ``device``: what is known and still fresh, or else a new one, taken after a rest.
 
     A new one takes 3 s if the device is at rest and up to ``REST_SECONDS`` after a load. That it could not be had is known
-    for as long, and that others loaded a CPU meanwhile for ``REFUSED_SECONDS``, so that a search does not try at each candidate.
+    for as long; that others loaded a CPU meanwhile for ``REFUSED_SECONDS`` only, as a search that needs it gives up after some.
     Of a GPU that others loaded it is given, for those who want it flagged, and not kept.
 
     Raises:
