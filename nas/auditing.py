@@ -29,7 +29,8 @@ from nas.found import read_file
 from nas.measure.lock import Shared
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
-from nas.retraining import Holding, Plan, again, prepare, writing
+from nas.retrain_plan import Plan, prepare
+from nas.retraining import Holding, again, writing
 from nas.runs import Run
 from nas.train.fit import fit
 from nas.train.full import TrainingDiverged, fit_full

@@ -18,7 +18,7 @@ from nas.console import clock
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from nas.retraining import Plan
+    from nas.retrain_plan import Plan
 
 HELP = """\
 usage: python -m nas.retrain study=<name> [pick=...] [key=value ...]
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> int:
     given = frozenset(argument.lstrip("+").partition("=")[0] for argument in arguments)
 
     from nas.console import make_console
-    from nas.retraining import finished, prepare
+    from nas.retrain_plan import finished, prepare
     from nas.runs import read_run
 
     console = make_console()

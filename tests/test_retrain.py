@@ -319,14 +319,14 @@ def test_a_space_that_calls_its_networks_as_ours(retrain: Command, monkeypatch: 
         chosen = choose(*arguments)
         return dataclasses.replace(chosen, space=Liar(chosen.space))
 
-    monkeypatch.setattr("nas.retraining.choose", liars)
+    monkeypatch.setattr("nas.retrain_plan.choose", liars)
     arguments = ("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
     told = "builds something else for this architecture than search_spaces does: let its architectures have a family of their own"
     code, _, err = retrain(*arguments)
     assert code == 2 and told in err and err.count("\n") == 1
     assert not Path("runs/osa_digits/retrain").exists(), "nothing was trained"
     # What shapes do not tell shows when the network is read back.
-    monkeypatch.setattr("nas.retraining._check_family", lambda *_: None)
+    monkeypatch.setattr("nas.retrain_plan._check_family", lambda *_: None)
     code, _, err = retrain(*arguments)
     assert code == 1 and "retrain/0 does not hold the network that was trained: space" in err and told in err
     assert err.count("\n") == 1
@@ -344,7 +344,7 @@ def test_a_device_without_bf16_trains_in_fp32(retrain: Command, monkeypatch: pyt
     found = json.loads(record.read_text())
     found["conditions"]["train"]["precision"] = "bf16"
     record.write_text(json.dumps(found))
-    monkeypatch.setattr("nas.retraining.lacks_precision", lambda precision, device: f"it has no {precision}")
+    monkeypatch.setattr("nas.retrain_plan.lacks_precision", lambda precision, device: f"it has no {precision}")
     code, out, err = retrain("study=osa_digits", "trial=0", *FAST, "train.epochs=1")
     assert code == 0, err
     assert (
@@ -378,9 +378,9 @@ def test_a_gpu_is_the_current_one_before_data_goes_there(retrain: Command, monke
         raise nas.errors.RunError("far enough.")
 
     second = torch.device("cuda", 1)
-    monkeypatch.setattr("nas.retraining.resolve_device", lambda name: second)
+    monkeypatch.setattr("nas.retrain_plan.resolve_device", lambda name: second)
     monkeypatch.setattr(torch.cuda, "set_device", lambda device: done.append(("set", device)))
-    monkeypatch.setattr("nas.retraining.load_bundle", loads)
+    monkeypatch.setattr("nas.retrain_plan.load_bundle", loads)
     for more in (("trial=0",), ("audit=2",)):
         done.clear()
         assert retrain("study=osa_digits", *more)[0] == 1
