@@ -22,6 +22,7 @@ import optuna
 from ground import OBJECTIVES, Ground, minimised, unseen
 from methods import METHODS, Method, sampler_node
 from noisy import NoisyEngine
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState
 from yardstick import Trace
@@ -40,6 +41,7 @@ from nas.scheduler import make_scheduler
 from nas.simulate import SimulatedEngine
 from nas.storage import memory_storage
 from nas.study import Study
+from nas.suggest.sampler import EhviSampler, Resuming
 from nas.targets import build_target, locate_target, maker
 from search_spaces.base import Architecture, SearchSpace, Trial
 
@@ -211,20 +213,49 @@ class _TimedStudy(Study):
             return super().tell(number, evaluation, stopped_at)
 
 
-class _Sampler(TrialSeededSampler):
-    """Gives up when it has suggested nothing but what is known for long: its study would ask it for ever.
+class _Limited(BaseSampler):
+    """Gives up when a sampler has suggested nothing but what is known for long: its study would ask it for ever.
 
     Attributes:
         asked: Suggestions since a network was evaluated.
     """
 
-    asked = 0
+    def __init__(self, sampler: BaseSampler) -> None:
+        self._sampler, self.asked = sampler, 0
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         self.asked += 1
         if self.asked > MOST_ASKS:
             raise Interrupted
-        super().before_trial(study, trial)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+    def goes_on_with(self, number: int) -> int | None:
+        return self._sampler.goes_on_with(number) if isinstance(self._sampler, Resuming) else None
+
+    def after_trial(self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
+        self._sampler.after_trial(study, trial, state, values)
+
+
+def _sampler(name: str, space: SearchSpace, seed: int) -> _Limited:
+    """Return the sampler that a search has under a name of ``conf/sampler``."""
+    node = sampler_node(name)
+    target, make = locate_target("sampler._target_", node["_target_"]), maker("sampler", node)
+    if issubclass(target, EhviSampler):
+        return _Limited(make(space=space, seed=seed))
+    return _Limited(TrialSeededSampler(target, make, seed))
 
 
 @dataclass(frozen=True)
@@ -261,7 +292,7 @@ class _Playing:
 
     capacity = 1
 
-    def __init__(self, ground: Ground, method: Method, engine: SimulatedEngine, clock: Clock, sampler: _Sampler) -> None:
+    def __init__(self, ground: Ground, method: Method, engine: SimulatedEngine, clock: Clock, sampler: _Limited) -> None:
         self._ground, self._method, self._engine, self._clock, self._sampler = ground, method, engine, clock, sampler
         self._kept: dict[int, Evaluation] = {}
 
@@ -298,8 +329,7 @@ class _Playing:
 def _play_ours(
     method: Method, ground: Ground, seed: int, engine: SimulatedEngine, clock: Clock
 ) -> tuple[dict[str, int], End | None]:
-    node = sampler_node(method.sampler)
-    sampler = _Sampler(locate_target("sampler._target_", node["_target_"]), maker("sampler", node), seed)
+    sampler = _sampler(method.sampler, ground.space, seed)
     plan = StudyPlan(
         name="played",
         trials=sys.maxsize,  # time ends it

@@ -80,9 +80,8 @@ class History:
             self.hidden.add(attributes["resumed_from"])
         if repeats:
             return
-        tells = trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or attributes.get("failure") in _LASTING
         name = attributes.get("architecture_id")
-        if tells and name is not None and (name not in self._known or _worth(trial) > _worth(self._known[name])):
+        if tells(trial) and name is not None and (name not in self._known or _worth(trial) > _worth(self._known[name])):
             self._known[name] = trial
         if trial.state == TrialState.PRUNED and attributes.get("stopped_at") is not None:
             self._stopped.setdefault(attributes["stopped_at"], {})[trial.number] = trial
@@ -125,6 +124,11 @@ class History:
         found = self._stopped.get(rung, {})
         return [found[number] for number in sorted(found) if number not in self._resumed]
 
+    @property
+    def all_stopped(self) -> list[FrozenTrial]:
+        """The trials that were stopped at any rung and not gone on with since, by number."""
+        return sorted((trial for rung in self._stopped for trial in self.stopped(rung)), key=lambda trial: trial.number)
+
     def stops(self, rung: int) -> int:
         """Return how many trials were stopped at a rung, whether gone on with since or not."""
         return len(self._stopped.get(rung, {}))
@@ -139,6 +143,11 @@ class History:
                 break
             count += 1
         return count
+
+
+def tells(trial: FrozenTrial) -> bool:
+    """Return whether an ended trial tells something of its architecture, and not of what went wrong beside it."""
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or trial.user_attrs.get("failure") in _LASTING
 
 
 def _worth(trial: FrozenTrial) -> tuple[bool, int]:

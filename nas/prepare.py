@@ -37,6 +37,7 @@ from nas.scheduler import Scheduler, make_scheduler
 from nas.sites import site_of
 from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
+from nas.suggest.sampler import EhviSampler
 from nas.targets import build_target, locate_target, maker
 from nas.train.data import DataRequest
 from search_spaces.base import Architecture, SearchSpace, SpaceError
@@ -68,7 +69,7 @@ class Prepared:
 
     plan: StudyPlan
     space: SearchSpace
-    sampler: TrialSeededSampler
+    sampler: BaseSampler
     scheduler: Scheduler
     storage: StorageSpec
     run_dir: Path
@@ -103,15 +104,15 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     source = build_target("data", config.source, config.allow_modules)
     if not callable(getattr(source, "load", None)):
         raise InputError(f"data._target_={config.source['_target_']} is no data set: it must have load().")
-    _rehearse(_sampler(config), str(config.sampler["_target_"]), objectives, space)
-    sampler = _sampler(config)
+    _rehearse(_sampler(config, space), str(config.sampler["_target_"]), objectives, space)
+    sampler = _sampler(config, space)
     data = DataRequest(source, config.data, config.seed)
     before = _stored(spec, config.study.name)
     grounds = site.grounds(space, data, before)
     notes = list(grounds.notes)
     if make_question(config, space) is not None:
         notes += [f"question: {doubt}" for doubt in doubts((drawn_by(config),))]
-    if not sampler.is_seeded:
+    if isinstance(sampler, TrialSeededSampler) and not sampler.is_seeded:
         notes.append(f"sampler {config.sampler['_target_']} takes no seed: its suggestions differ from run to run")
     notes += [f"objective {name} is dropped: {reason}" for name, reason in measuring.dropped.items()]
     notes += _gate_notes(config)
@@ -216,7 +217,7 @@ def _gate_notes(config: SearchConfig) -> list[str]:
     return notes
 
 
-def _sampler(config: SearchConfig) -> TrialSeededSampler:
+def _sampler(config: SearchConfig, space: SearchSpace) -> BaseSampler:
     node = config.sampler
     target = locate_target("sampler._target_", str(node["_target_"]), config.allow_modules)
     for key, value in flatten(node).items():
@@ -224,6 +225,10 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
             raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own; take it out, or set seed.")
 
     build = maker("sampler", node, config.allow_modules)
+    seed = config.seed if config.sampler_seed is None else config.sampler_seed
+    if isinstance(target, type) and issubclass(target, EhviSampler):
+        own: EhviSampler = build(space=space, seed=seed)
+        return own
 
     def make(**extra: Any) -> BaseSampler:
         made = build(**extra)
@@ -231,7 +236,7 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
             raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
         return made
 
-    sampler = TrialSeededSampler(target, make, config.seed if config.sampler_seed is None else config.sampler_seed)
+    sampler = TrialSeededSampler(target, make, seed)
     if config.sampler_seed is not None and not sampler.is_seeded:
         raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: {node['_target_']} takes no seed; take it out.")
     if config.sampler_seed is not None and sampler.is_grid:
@@ -239,7 +244,7 @@ def _sampler(config: SearchConfig) -> TrialSeededSampler:
     return sampler
 
 
-def _rehearse(sampler: TrialSeededSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:
+def _rehearse(sampler: BaseSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:
     """Let the sampler make a few suggestions in memory: some refuse several objectives, but only when they are asked."""
     study = optuna.create_study(directions=[metric.direction for metric in objectives], sampler=sampler)
     try:

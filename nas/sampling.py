@@ -23,11 +23,11 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
-from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.analyse.front import non_dominated
 from nas.history import History
+from nas.suggest.seeds import trial_seed
+from nas.suggest.window import Best, window
 
 MakeSampler = Callable[..., BaseSampler]
 
@@ -40,8 +40,11 @@ PATIENCE = 1
 
 
 LOOKS_AT = 100
-"""Most ended trials that the TPE sampler learns from: what it costs grows with their number, and a search may take for ever. Half
-of them may be of the front, the newest first; the others are the most recent."""
+"""Most ended trials that the TPE sampler learns from; see ``nas.suggest.window``."""
+
+
+def _teaches(trial: FrozenTrial) -> bool:
+    return trial.state != TrialState.FAIL  # of which it learns nothing
 
 
 class _View:
@@ -121,49 +124,6 @@ class _Neighbour(RandomSampler):
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
-class _Best:
-    """The complete trials that keep all bounds and that no other such one dominates, kept as trials end."""
-
-    def __init__(self) -> None:
-        self._front: list[FrozenTrial] = []
-        self._taken = 0
-
-    def update(self, study: optuna.Study, history: History) -> list[FrozenTrial]:
-        """Take in what has ended since, and return the front by number."""
-        ended = history.ended[self._taken :]
-        self._taken += len(ended)
-        both = self._front + [
-            trial
-            for trial in ended
-            if trial.state == TrialState.COMPLETE
-            and trial.number not in history.hidden
-            and all(miss <= 0 for miss in trial.constraints.values())
-        ]
-        if len(both) > len(self._front):
-            signs = np.array([1.0 if direction == StudyDirection.MINIMIZE else -1.0 for direction in study.directions])
-            best = non_dominated(np.array([trial.values for trial in both]) * signs)
-            self._front = sorted((trial for trial, is_best in zip(both, best, strict=True) if is_best), key=lambda t: t.number)
-        return self._front
-
-
-def _window(history: History, front: Sequence[FrozenTrial]) -> set[int] | None:
-    """Return the numbers of the ended trials that the sampler learns from; ``None`` if that is all that are not hidden."""
-    if len(history.ended) - len(history.hidden) <= LOOKS_AT:
-        return None
-    kept = {trial.number for trial in front[-(LOOKS_AT // 2) :]} - history.hidden
-    for trial in reversed(history.ended):
-        if len(kept) >= LOOKS_AT:
-            break
-        if trial.number not in history.hidden and trial.state != TrialState.FAIL:  # of which it learns nothing
-            kept.add(trial.number)
-    return kept
-
-
-def trial_seed(seed: int, number: int) -> int:
-    """Return the seed of one trial's suggestions, a function of the study's seed and the trial's number alone."""
-    return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
-
-
 class TrialSeededSampler(BaseSampler):
     """Lets every trial be sampled by a sampler of its own, seeded by the trial's number.
 
@@ -194,7 +154,7 @@ class TrialSeededSampler(BaseSampler):
         self._current: BaseSampler | None = None
         self._draws = False
         self._about: str | None = None
-        self._history, self._best = History(), _Best()
+        self._history, self._best = History(), Best()
         self._hidden: Collection[int] = ()
         self._shown: Sequence[int] | None = None
         self._drawing: tuple[int, BaseSampler] | None = None
@@ -217,12 +177,13 @@ class TrialSeededSampler(BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's own sampler."""
         if study.study_name != self._about:
-            self._about, self._history, self._best = study.study_name, History(), _Best()
+            self._about, self._history, self._best = study.study_name, History(), Best()
         history = self._history.update(study.get_trials(deepcopy=False))
         self._draws = not self._goes_its_way and history.repeats_before(trial.number) >= PATIENCE
         self._hidden = () if self._goes_its_way else history.hidden
-        window = _window(history, self._best.update(study, history)) if self._is_tpe and not self._draws else None
-        self._shown = None if window is None else sorted(window | history.open)
+        front = self._best.update(study, history)
+        shown = window(history, front, LOOKS_AT, _teaches) if self._is_tpe and not self._draws else None
+        self._shown = None if shown is None else sorted(shown | history.open)
         if self._current is None or not self._is_own:
             self._current = self._for(trial.number)
         self.current.before_trial(study, trial)

@@ -29,6 +29,7 @@ from nas.retrying import patiently
 from nas.scheduler import Mark, Scheduler
 from nas.spool import Spool
 from nas.storage import Storage
+from nas.suggest.sampler import Resuming
 from nas.verdict import Verdict
 from search_spaces.base import Architecture, SearchSpace
 
@@ -367,6 +368,10 @@ class Study:
         self._note_drawing()
         trial = self._study.ask()
         self._take(trial, 1)
+        sampler = self._study.sampler
+        if isinstance(sampler, Resuming) and (stopped := sampler.goes_on_with(trial.number)) is not None:
+            trial.set_user_attr("resumed_from", stopped)
+            trial.set_user_attr(UNCOUNTED, True)
         return trial
 
     def _note_drawing(self) -> None:

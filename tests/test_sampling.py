@@ -10,7 +10,9 @@ from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState
 
 from nas.history import History
-from nas.sampling import LOOKS_AT, TrialSeededSampler, _Best, _Neighbour, _window, trial_seed
+from nas.sampling import LOOKS_AT, TrialSeededSampler, _Neighbour, _teaches
+from nas.suggest.seeds import trial_seed
+from nas.suggest.window import Best, window
 
 SPACE = {f"x{index}": IntDistribution(0, 999) for index in range(6)}
 
@@ -56,7 +58,7 @@ def test_the_front_is_that_of_complete_trials_that_keep_their_bounds() -> None:
     stopped = study.ask(SPACE)
     study.tell(stopped, state=TrialState.PRUNED)
     history = History().update(study.trials)
-    best = _Best()
+    best = Best()
     assert [trial.number for trial in best.update(study, history)] == [5], "the one that misses its bound beats nobody"
     study.add_trial(optuna.trial.create_trial(values=[0.05, 8.0]))
     assert [trial.number for trial in best.update(study, history.update(study.trials))] == [5, 7]
@@ -64,13 +66,13 @@ def test_the_front_is_that_of_complete_trials_that_keep_their_bounds() -> None:
     assert [trial.number for trial in best.update(study, history.update(study.trials))] == [5, 7], "a repeat is none of it"
     hidden = History()
     hidden.hidden.add(5)
-    assert [trial.number for trial in _Best().update(study, hidden.update(study.trials[:7]))] == [0, 1, 3]
+    assert [trial.number for trial in Best().update(study, hidden.update(study.trials[:7]))] == [0, 1, 3]
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=40), st.integers(1, 7))
 def test_the_front_kept_as_trials_end_is_that_of_all_of_them(values: list[tuple[int, int]], step: int) -> None:
     study = optuna.create_study(directions=["minimize", "maximize"])
-    history, best = History(), _Best()
+    history, best = History(), Best()
     for number, value in enumerate(values):
         study.add_trial(optuna.trial.create_trial(values=value))
         if number % step == 0:
@@ -84,16 +86,16 @@ def test_beyond_a_number_the_sampler_learns_from_the_front_and_the_most_recent()
     # All of the early half are on the front, nobody after them.
     study = study_of(*((float(n), float(n)) if n < many // 2 else (many, 0.0) for n in range(many)))
     history = History().update(study.trials)
-    front = _Best().update(study, history)
+    front = Best().update(study, history)
     assert len(front) == many // 2
-    shown = _window(history, front)
+    shown = window(history, front, LOOKS_AT, _teaches)
     assert shown is not None and len(shown) == LOOKS_AT
     assert shown == {*range(many // 2 - LOOKS_AT // 2, many // 2), *range(many - LOOKS_AT // 2, many)}
     few = History().update(study.trials[:LOOKS_AT])
-    assert _window(few, front) is None
+    assert window(few, front, LOOKS_AT, _teaches) is None
     few.hidden |= set(range(10))
     few.update(study.trials[: LOOKS_AT + 10])
-    assert _window(few, front) is None, "what is hidden anyway does not count"
+    assert window(few, front, LOOKS_AT, _teaches) is None, "what is hidden anyway does not count"
 
 
 def test_tpe_suggests_from_what_it_is_shown() -> None:
@@ -138,7 +140,7 @@ def test_failures_take_no_place_among_what_the_sampler_learns_from() -> None:
     for _ in range(LOOKS_AT):
         study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
     history = History().update(study.trials)
-    assert _window(history, _Best().update(study, history)) == set(range(LOOKS_AT))
+    assert window(history, Best().update(study, history), LOOKS_AT, _teaches) == set(range(LOOKS_AT))
 
 
 def test_a_trial_that_has_no_place_in_a_grid_can_be_told_when_one_place_is_left() -> None:

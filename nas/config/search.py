@@ -190,7 +190,7 @@ SEARCH_GROUPS: Plain = {
     "space": None,
     "train": "brief",
     "measure": "default",
-    "sampler": "tpe",
+    "sampler": "ehvi",
     "scheduler": "mo_asha",
     "engine": "local",
 }

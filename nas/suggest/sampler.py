@@ -1,0 +1,223 @@
+"""A search's own sampler: of many networks drawn from the space, the one that is expected to add most to the front.
+
+What a network would come to is foretold by one Gaussian process per objective, from complete trials and from what those that were
+stopped early let expect. A network that was stopped is one of those to choose from: its training is gone on with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import optuna
+from numpy.typing import NDArray
+from optuna.distributions import BaseDistribution
+from optuna.samplers import BaseSampler, RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+from scipy.special import ndtr
+
+from nas.analyse.front import non_dominated
+from nas.history import History, tells
+from nas.suggest.drawing import Candidate, contains, draw
+from nas.suggest.encoding import coordinates, points, squared_distances
+from nas.suggest.improvement import expected_improvement, free_points
+from nas.suggest.knowledge import FEWEST, Aim, Knowledge, knowledge_of
+from nas.suggest.regression import Regression
+from nas.suggest.seeds import trial_seed
+from nas.suggest.window import Best, window
+from search_spaces.base import SearchSpace
+
+Array = NDArray[np.float64]
+
+TRIES = 10
+"""How often as many networks are drawn again where all that were drawn are known."""
+
+
+@runtime_checkable
+class Resuming(Protocol):
+    """A sampler that may choose a candidate that was stopped early."""
+
+    def goes_on_with(self, number: int) -> int | None:
+        """Return the stopped trial with whose training trial ``number``, which was asked for last, is to go on, if it is one."""
+        ...
+
+
+class EhviSampler(BaseSampler):
+    """Suggests by expected hypervolume improvement over networks drawn from the space; the same for equal seeds and trials.
+
+    Half of the networks to choose from are drawn at random, the others differ from one of the front in a parameter or two.
+    What is known is not suggested again, as long as anything else is drawn.
+
+    Args:
+        space: The design space.
+        seed: Of all suggestions; each trial's are a function of it, of the trial's number and of the trials before it.
+        n_startup_trials: Networks that are drawn at random before anything is foretold.
+        n_candidates: Networks to choose from.
+        looks_at: Most trials that are learned from, of the front first and then the most recent: time grows with their cube.
+
+    Raises:
+        ValueError: A number is too small.
+    """
+
+    def __init__(
+        self, space: SearchSpace, seed: int, n_startup_trials: int = 8, n_candidates: int = 128, looks_at: int = 200
+    ) -> None:
+        for name, value, least in (
+            ("n_startup_trials", n_startup_trials, 1),
+            ("n_candidates", n_candidates, 2),
+            ("looks_at", looks_at, 10),
+        ):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{name}={value} cannot be used: it should be a whole number of {least} or more")
+        self._space, self._seed = space, seed
+        self._startup, self._count, self._looks_at = n_startup_trials, n_candidates, looks_at
+        self._history, self._best = History(), Best()
+        self._about: str | None = None
+        self._chosen: tuple[int, Candidate] | None = None
+        self._random: tuple[int, RandomSampler] | None = None
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Choose what to suggest for a trial; none that was told what it is."""
+        if study.study_name != self._about:
+            self._about, self._history, self._best = study.study_name, History(), Best()
+        if "fixed_params" in trial.system_attrs or "resumed_from" in trial.user_attrs or trial.params:
+            return
+        history = self._history.update(study.get_trials(deepcopy=False))
+        chosen = self._choose(study, history, trial.number)
+        self._chosen = None if chosen is None else (trial.number, chosen)
+
+    def goes_on_with(self, number: int) -> int | None:
+        """See ``Resuming``."""
+        return self._chosen[1].stopped if self._chosen is not None and self._chosen[0] == number else None
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """See ``BaseSampler``; none, as the space alone knows which parameters there are."""
+        return {}
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """See ``BaseSampler``."""
+        return {}
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """See ``BaseSampler``; what the choice does not say is drawn at random."""
+        if self._chosen is not None and self._chosen[0] == trial.number:
+            value = self._chosen[1].params.get(param_name)
+            if contains(param_distribution, value):
+                return value
+        # One trial asks for one parameter after the other; each has to get a draw of its own.
+        if self._random is None or self._random[0] != trial.number:
+            self._random = trial.number, RandomSampler(seed=trial_seed(self._seed, trial.number))
+        return self._random[1].sample_independent(study, trial, param_name, param_distribution)
+
+    def _choose(self, study: optuna.Study, history: History, number: int) -> Candidate | None:
+        """Return what to suggest for trial ``number``; ``None`` if nothing can be drawn that is new."""
+        random = np.random.default_rng([self._seed, number])
+        attributes = study.user_attrs
+        names = tuple(attributes.get("objectives") or ("",) * len(study.directions))
+        aim = Aim(names, tuple(study.directions), attributes.get("constraints") or {})
+        taught = self._taught(study, history)
+        told = knowledge_of(taught, aim)
+        # Without any, bounds are what is looked for at first.
+        if len(taught) < self._startup or not (told.complete >= FEWEST or (told.misses > 0).any()):
+            return self._new(history, number, self._drawn(random, ()))
+        front = _front_of(taught, told)
+        stopped = [
+            Candidate(trial.params, coordinates(trial.params, trial.distributions), stopped=trial.number)
+            for trial in history.all_stopped[-self._looks_at :]
+        ]
+        candidates = [*stopped, *self._drawn(random, front)]
+        if not candidates:
+            return None
+        under_way = [history.trials[other] for other in sorted(history.open) if other != number and history.trials[other].params]
+        worth = self._worth(candidates, taught, told, [t for t in under_way if t.state == TrialState.RUNNING], number)
+        return self._new(history, number, [candidates[index] for index in np.argsort(-worth, kind="stable")])
+
+    def _taught(self, study: optuna.Study, history: History) -> list[FrozenTrial]:
+        """Return the ended trials that are learned from, by number."""
+        kept = window(history, self._best.update(study, history), self._looks_at, tells)
+        ended = history.ended if kept is None else [history.trials[number] for number in kept]
+        return sorted(
+            (trial for trial in ended if trial.number not in history.hidden and tells(trial)), key=lambda trial: trial.number
+        )
+
+    def _drawn(self, random: np.random.Generator, front: Sequence[FrozenTrial]) -> list[Candidate]:
+        """Draw candidates: at random, and every other one as a neighbour of the front, if there is one."""
+        found = []
+        for index in range(self._count):
+            parent = front[int(random.integers(len(front)))].params if front and index % 2 else None
+            candidate = draw(self._space, int(random.integers(2**31)), parent)
+            if candidate is not None:
+                found.append(candidate)
+        return found
+
+    def _new(self, history: History, number: int, candidates: Sequence[Candidate]) -> Candidate | None:
+        """Return the first candidate that is not known; where all are, one that is drawn until it is not, or any."""
+        for attempt in range(1 + TRIES):
+            if attempt:
+                candidates = self._drawn(np.random.default_rng([self._seed, number, attempt]), ())
+            for candidate in candidates:
+                if candidate.stopped is not None or not self._is_known(history, number, candidate):
+                    return candidate
+        return candidates[0] if candidates else None
+
+    def _is_known(self, history: History, number: int, candidate: Candidate) -> bool:
+        assert candidate.architecture is not None
+        name = candidate.architecture.id
+        return history.known(name) is not None or history.under_way(name, number) is not None
+
+    def _worth(
+        self,
+        candidates: Sequence[Candidate],
+        taught: Sequence[FrozenTrial],
+        told: Knowledge,
+        under_way: Sequence[FrozenTrial],
+        number: int,
+    ) -> Array:
+        """Return the hypervolume that each candidate is expected to add, times the probability that it keeps all bounds."""
+        suggestions = [coordinates(trial.params, trial.distributions) for trial in (*taught, *under_way)]
+        placed = points([*suggestions, *(candidate.coordinates for candidate in candidates)])
+        known, asked = placed[: len(taught)], placed[len(taught) :]
+        worth = np.ones(len(candidates))
+        for miss in told.misses.T:
+            seen = np.isfinite(miss)
+            if seen.any() and np.ptp(miss[seen]) > 0:
+                means, deviations = _foretold(known[seen], miss[seen], None, asked)
+                worth *= ndtr(-means / deviations)[len(under_way) :]
+        if not told.is_best.any():
+            return worth
+        foretold = [
+            _foretold(known[seen], told.costs[seen, index], told.further[seen, index], asked)
+            for index in range(told.costs.shape[1])
+            if (seen := np.isfinite(told.costs[:, index])).any()
+        ]
+        means, deviations = (np.column_stack(columns) for columns in zip(*foretold, strict=True))
+        costs = np.vstack([told.costs[told.is_best], means[: len(under_way)]])
+        front = costs[non_dominated(costs)]
+        free = free_points(front, _reference(front, costs), trial_seed(self._seed, number))
+        return worth * expected_improvement(means[len(under_way) :], deviations[len(under_way) :], free)
+
+
+def _foretold(known: Array, observed: Array, further: Array | None, asked: Array) -> tuple[Array, Array]:
+    regression = Regression.of(squared_distances(known, known), observed, further)
+    return regression.at(squared_distances(asked, known))
+
+
+def _front_of(taught: Sequence[FrozenTrial], told: Knowledge) -> list[FrozenTrial]:
+    """Return the trials of the front; where there is none, those that miss no bound that is known of them."""
+    at_best = np.flatnonzero(told.is_best)
+    if not len(at_best):
+        return [taught[number] for number in np.flatnonzero(~(told.misses > 0).any(axis=1)).tolist()]
+    return [taught[number] for number in at_best[non_dominated(told.costs[at_best])].tolist()]
+
+
+def _reference(front: Array, costs: Array) -> Array:
+    """Return a point that is as far beyond the front as the front spans: its ends shall be worth looking for."""
+    span = np.ptp(front, axis=0)
+    whole = np.ptp(costs, axis=0)
+    reference: Array = front.max(axis=0) + np.where(span > 0, span, np.where(whole > 0, whole, 1.0))
+    return reference
