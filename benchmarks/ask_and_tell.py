@@ -2,7 +2,7 @@
 
 Suggestions are real draws of a sampler from osa_digits' space; what they come to is invented, and nothing is built or trained.
 
-    python benchmarks/ask_and_tell.py [--trials 1000] [--sampler tpe] [--every 100]
+    python benchmarks/ask_and_tell.py [--trials 1000] [--sampler ehvi] [--every 100]
 
 The last line is one JSON object.
 """
@@ -30,10 +30,10 @@ from nas.evaluate import Evaluation, Metrics
 from nas.metrics import METRICS
 from nas.owner import Owner
 from nas.plan import Asked, StudyPlan
-from nas.sampling import TrialSeededSampler
+from nas.samplers import make_sampler
 from nas.storage import open_storage, storage_spec
 from nas.study import Study
-from nas.targets import build_target, locate_target, maker
+from nas.targets import build_target
 from search_spaces.osa import Architecture
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,7 +69,7 @@ def main() -> None:
     """Print what it costs, trial after trial."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trials", type=int, default=1000)
-    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--sampler", default="ehvi")
     parser.add_argument("--every", type=int, default=100)
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -88,8 +88,7 @@ def main() -> None:
         path = Path(folder)
 
         def opened() -> Study:
-            target = locate_target("sampler._target_", str(sampler["_target_"]))
-            made = TrialSeededSampler(target, maker("sampler", sampler), 0)
+            made = make_sampler(sampler, space, 0)
             return Study(open_storage(storage_spec(None, path)), plan, space, made, Owner(path / "owners"))
 
         study = opened()

@@ -4,7 +4,7 @@ Evaluations sleep as long as a candidate takes, each its own time around a mean,
 sampler, the driver and the storage (SQLite) are the real ones, in one process. What is lost is what asking and telling cost:
 while the driver does one, workers that have ended wait.
 
-    python benchmarks/many_workers.py [--workers 1,8,64] [--seconds 2] [--rounds 20] [--sampler tpe]
+    python benchmarks/many_workers.py [--workers 1,8,64] [--seconds 2] [--rounds 20] [--sampler ehvi]
 
 A run takes about ``seconds * rounds``, however many workers there are. The last line is one JSON object.
 """
@@ -39,10 +39,10 @@ from nas.metrics import METRICS
 from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.plan import Asked, StudyPlan
-from nas.sampling import TrialSeededSampler
+from nas.samplers import make_sampler
 from nas.storage import open_storage, storage_spec
 from nas.study import Study
-from nas.targets import build_target, locate_target, maker
+from nas.targets import build_target
 
 SPREAD = 0.25
 """Evaluations take from ``1 - SPREAD`` to ``1 + SPREAD`` of the mean."""
@@ -146,13 +146,12 @@ def keep_busy(workers: int, seconds: float, rounds: int, sampler: str) -> Kept:
         assert isinstance(found, dict)
         return found
 
-    made = node("sampler", sampler)
-    target = TrialSeededSampler(locate_target("sampler._target_", str(made["_target_"])), maker("sampler", made), 0)
     space = build_target("space", node("space", "osa_digits"))
+    made = make_sampler(node("sampler", sampler), space, 0)
     plan = StudyPlan("busy", workers * rounds, 0, tuple(METRICS[name] for name in OBJECTIVES), {}, {})
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
-        study = Study(open_storage(storage_spec(None, path)), plan, space, target, Owner(path / "owners"))
+        study = Study(open_storage(storage_spec(None, path)), plan, space, made, Owner(path / "owners"))
         asking, telling = Spent(), Spent()
         study.tell = telling.timed(study.tell)  # type: ignore[method-assign]
         ask, asked_last_s = asking.timed(study.ask), 0.0
@@ -186,7 +185,7 @@ def main() -> None:
     parser.add_argument("--workers", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--rounds", type=int, default=20)
-    parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--sampler", default="ehvi")
     options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     every = [keep_busy(int(workers), options.seconds, options.rounds, options.sampler) for workers in options.workers.split(",")]

@@ -36,13 +36,13 @@ from nas.lookup import Row
 from nas.outcomes import Outcome
 from nas.owner import Owner
 from nas.plan import Asked, StudyPlan
-from nas.sampling import TrialSeededSampler
+from nas.samplers import make_sampler
 from nas.scheduler import make_scheduler
 from nas.simulate import SimulatedEngine
 from nas.storage import memory_storage
 from nas.study import Study
-from nas.suggest.sampler import EhviSampler, Resuming
-from nas.targets import build_target, locate_target, maker
+from nas.suggest.sampler import Resuming
+from nas.targets import build_target
 from search_spaces.base import Architecture, SearchSpace, Trial
 
 WHOLE = 1 - 1e-9
@@ -251,11 +251,7 @@ class _Limited(BaseSampler):
 
 def _sampler(name: str, space: SearchSpace, seed: int) -> _Limited:
     """Return the sampler that a search has under a name of ``conf/sampler``."""
-    node = sampler_node(name)
-    target, make = locate_target("sampler._target_", node["_target_"]), maker("sampler", node)
-    if issubclass(target, EhviSampler):
-        return _Limited(make(space=space, seed=seed))
-    return _Limited(TrialSeededSampler(target, make, seed))
+    return _Limited(make_sampler(sampler_node(name), space, seed))
 
 
 @dataclass(frozen=True)

@@ -26,21 +26,20 @@ from nas.drawn import all_drawn, doubts, drawn_by
 from nas.engine import Engine
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
-from nas.failures import first_line
 from nas.grounds import Grounds
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
 from nas.plan import Asked, StudyPlan
 from nas.reuse import read_known
+from nas.samplers import make_sampler, rehearse
 from nas.sampling import TrialSeededSampler
 from nas.scheduler import Scheduler, make_scheduler
 from nas.sites import site_of
 from nas.start import locate
 from nas.storage import StorageSpec, open_storage, storage_spec
-from nas.suggest.sampler import EhviSampler
-from nas.targets import build_target, locate_target, maker
+from nas.targets import build_target
 from nas.train.data import DataRequest
-from search_spaces.base import Architecture, SearchSpace, SpaceError
+from search_spaces.base import Architecture, SearchSpace
 
 _WHERE_NOT_WHAT = ("root", "download", "workers", "resident_budget_mb", "decoded_budget_mb", "on_bad_image")
 """Keys of ``data`` that say where the images come from and how they are held; what they are is in their fingerprint."""
@@ -104,7 +103,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
     source = build_target("data", config.source, config.allow_modules)
     if not callable(getattr(source, "load", None)):
         raise InputError(f"data._target_={config.source['_target_']} is no data set: it must have load().")
-    _rehearse(_sampler(config, space), str(config.sampler["_target_"]), objectives, space)
+    rehearse(_sampler(config, space), str(config.sampler["_target_"]), objectives, space)
     sampler = _sampler(config, space)
     data = DataRequest(source, config.data, config.seed)
     before = _stored(spec, config.study.name)
@@ -213,51 +212,12 @@ def _gate_notes(config: SearchConfig) -> list[str]:
     notes = [f"constraint {name} is known after training only: it bounds the front and gates nothing" for name in late]
     sampler = str(config.sampler["_target_"]).rpartition(".")[2]
     if len(late) < len(config.constraints) and sampler in _DEAF_TO_THE_GATE:
-        notes.append(f"{sampler} learns nothing of candidates that the gate stops: with tight constraints take sampler=tpe")
+        notes.append(f"{sampler} learns nothing of candidates that the gate stops: with tight constraints take sampler=ehvi")
     return notes
 
 
 def _sampler(config: SearchConfig, space: SearchSpace) -> BaseSampler:
-    node = config.sampler
-    target = locate_target("sampler._target_", str(node["_target_"]), config.allow_modules)
-    for key, value in flatten(node).items():
-        if key.rpartition(".")[2] == "seed":
-            raise InputError(f"sampler.{key}={value} cannot be used: each trial has its own; take it out, or set seed.")
-
-    build = maker("sampler", node, config.allow_modules)
-    seed = config.seed if config.sampler_seed is None else config.sampler_seed
-    if isinstance(target, type) and issubclass(target, EhviSampler):
-        own: EhviSampler = build(space=space, seed=seed)
-        return own
-
-    def make(**extra: Any) -> BaseSampler:
-        made = build(**extra)
-        if not isinstance(made, BaseSampler):
-            raise InputError(f"sampler._target_={node['_target_']} is no sampler: it must be an optuna.samplers.BaseSampler.")
-        return made
-
-    sampler = TrialSeededSampler(target, make, seed)
-    if config.sampler_seed is not None and not sampler.is_seeded:
-        raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: {node['_target_']} takes no seed; take it out.")
-    if config.sampler_seed is not None and sampler.is_grid:
-        raise InputError(f"sampler.seed={config.sampler_seed} cannot be used: a grid is one whole under any seed; take it out.")
-    return sampler
-
-
-def _rehearse(sampler: BaseSampler, name: str, objectives: tuple[Metric, ...], space: SearchSpace) -> None:
-    """Let the sampler make a few suggestions in memory: some refuse several objectives, but only when they are asked."""
-    study = optuna.create_study(directions=[metric.direction for metric in objectives], sampler=sampler)
-    try:
-        for step in range(3):
-            trial = study.ask()
-            space.suggest(trial)
-            study.tell(trial, [float(step)] * len(objectives))
-    except SpaceError as error:
-        raise InputError(str(error)) from None
-    except (ValueError, NotImplementedError, ImportError, RuntimeError) as error:
-        count = f"{len(objectives)} objective{'s' * (len(objectives) > 1)}"
-        text = first_line(error)
-        raise InputError(f"sampler={name} cannot search this space with {count} ({text}): choose another sampler.") from None
+    return make_sampler(config.sampler, space, config.seed, config.sampler_seed, config.allow_modules)
 
 
 def _stored(spec: StorageSpec, name: str) -> dict[str, Any] | None:

@@ -73,7 +73,7 @@ def test_many_values_must_be_named() -> None:
 @pytest.mark.parametrize(
     ("arguments", "doubt"),
     [
-        (["scheduler=none"], "TPESampler draws where it expects good networks"),
+        (["scheduler=none"], "EhviSampler draws where it expects good networks"),
         (["sampler=nsga2", "scheduler=none"], "NSGAIISampler draws where it expects good networks"),
         (["scheduler=mo_asha", "sampler=random"], "scheduler=mo_asha trains to the end only what stands high early"),
         (["constraints.params=1e5", "sampler=random", "scheduler=none"], "networks that miss a bound (params) are not trained"),

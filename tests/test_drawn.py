@@ -69,4 +69,4 @@ def test_a_question_that_is_asked_afterwards_knows_how_the_study_was_drawn(searc
     study = ("conf=osa_digits", *QUICK, "study.trials=3", "objectives=[top1,params]")
     assert search(*study)[0] == 0
     code, out, _ = search(*study, "sampler=random", "scheduler=none", "question.factor=bottleneck")
-    assert code == 0 and "TPESampler draws where it expects good networks" in out
+    assert code == 0 and "EhviSampler draws where it expects good networks" in out

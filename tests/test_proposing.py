@@ -74,7 +74,7 @@ def test_the_file_and_the_command(run: Run, search: Search) -> None:
     assert program == "nas.search" and f"#   {proposal.command}" in head
     found = plain(*arguments)
     assert found["space"] == proposal.narrowed.space and found["study"]["name"] == "osa_digits_narrowed"
-    assert found["run_dir"] == "out/a=b c_narrowed" and found["sampler"]["_target_"].endswith("TPESampler")
+    assert found["run_dir"] == "out/a=b c_narrowed" and found["sampler"]["_target_"].endswith("EhviSampler")
     for key in ("train", "measure", "data", "objectives", "constraints", "seed"):
         assert found[key] == run.plain[key], key
     code, _, err = search(*arguments, "study.trials=1")

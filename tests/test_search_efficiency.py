@@ -164,9 +164,9 @@ def test_what_is_run_for_real_is_a_search_that_can_be_had(efficiency: ModuleType
             config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, overrides).plain)
             assert config.seed == 0 and config.scheduler.kind == ("none" if method.eta is None else "mo_asha")
             settings[name] = config.scheduler, config.sampler, config.measure.latency_max_seconds
-    # But for these two pairs, of which one is a plain loop, no two are the same.
-    assert settings["tpe"] == settings["no_scheduler"] and settings["nsga2"] == settings["nsga2_no_scheduler"]
-    assert len({str(setting) for setting in settings.values()}) == len(settings) - 2
+    # But for this pair, of which one is a plain loop, no two are the same.
+    assert settings["nsga2"] == settings["nsga2_no_scheduler"]
+    assert len({str(setting) for setting in settings.values()}) == len(settings) - 1
 
 
 def test_a_front_is_judged_by_what_was_measured_and_by_other_seeds(
@@ -300,7 +300,7 @@ def test_every_method_has_the_same_time(playing: ModuleType, ground: object) -> 
         if name == "naive":
             assert found.seconds == 13.0 * found.full
         assert (found.gated > 0) == (name == "bound_ours")
-        assert (found.stopped > 0) == (method.eta is not None)
+        assert (found.stopped + found.resumed > 0) == (method.eta is not None)
 
 
 def test_a_seed_decides_and_the_sampler_can_be_charged(playing: ModuleType, ground: object) -> None:

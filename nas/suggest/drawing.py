@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution, FloatDistribution
 
-from nas.suggest.encoding import Coordinates, coordinates
+from nas.suggest.encoding import Coordinates, among, on_range
 from search_spaces.base import Architecture, RandomTrial, SearchSpace, SpaceError
 
 
@@ -34,32 +34,37 @@ class _Drawing(RandomTrial):
     """Answers as it is told to as far as the space allows it, and else at random.
 
     Attributes:
-        distributions: What was asked for, by name.
+        coordinates: Of what was answered, by name.
     """
 
     def __init__(self, seed: int, told: Mapping[str, Any]) -> None:
         super().__init__(seed)
-        self.distributions: dict[str, BaseDistribution] = {}
+        self.coordinates: dict[str, tuple[float, ...]] = {}
         self._told = told
 
-    def _take(self, name: str, distribution: BaseDistribution) -> None:
-        if name in self.params:
-            return
-        self.distributions[name] = distribution
-        if name in self._told and contains(distribution, self._told[name]):
-            self.params[name] = self._told[name]
-
     def suggest_int(self, name: str, low: int, high: int, *, step: int = 1, log: bool = False) -> int:
-        self._take(name, IntDistribution(low, high, log, step))
-        return super().suggest_int(name, low, high, step=step, log=log)
+        told = self._told.get(name)
+        if isinstance(told, int) and not isinstance(told, bool) and low <= told <= high and (told - low) % step == 0:
+            self.params.setdefault(name, told)
+        value = super().suggest_int(name, low, high, step=step, log=log)
+        self.coordinates[name] = on_range(value, low, high - (high - low) % step, log)  # as Optuna cuts the range
+        return value
 
     def suggest_float(self, name: str, low: float, high: float, *, step: float | None = None, log: bool = False) -> float:
-        self._take(name, FloatDistribution(low, high, log, step))
-        return super().suggest_float(name, low, high, step=step, log=log)
+        domain = FloatDistribution(low, high, log, step)
+        told = self._told.get(name)
+        if told is not None and contains(domain, told):
+            self.params.setdefault(name, told)
+        value = super().suggest_float(name, low, high, step=step, log=log)
+        self.coordinates[name] = on_range(value, domain.low, domain.high, log)
+        return value
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
-        self._take(name, CategoricalDistribution(choices))
-        return super().suggest_categorical(name, choices)
+        if name in self._told and any(choice is self._told[name] or choice == self._told[name] for choice in choices):
+            self.params.setdefault(name, self._told[name])
+        value = super().suggest_categorical(name, choices)
+        self.coordinates[name] = among(value, choices)
+        return value
 
 
 def contains(distribution: BaseDistribution, value: Any) -> bool:
@@ -91,4 +96,4 @@ def draw(space: SearchSpace, seed: int, parent: Mapping[str, Any] | None = None)
         architecture = space.suggest(trial)
     except SpaceError:
         return None
-    return Candidate(dict(trial.params), coordinates(trial.params, trial.distributions), architecture)
+    return Candidate(trial.params, trial.coordinates, architecture)

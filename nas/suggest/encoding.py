@@ -18,27 +18,35 @@ ABSENT = math.sqrt(0.5)
 """How far a suggestion that does not have a parameter is from the middle of those that do."""
 
 
+def on_range(value: float, low: float, high: float, log: bool) -> tuple[float, ...]:
+    """Return where a number lies between two ends, or its logarithm between theirs."""
+    if high <= low:
+        return (0.0,)
+    if log:
+        return (math.log(value / low) / math.log(high / low),)
+    return ((value - low) / (high - low),)
+
+
+def among(value: Any, choices: Sequence[Any]) -> tuple[float, ...]:
+    """Return where a choice stands among all: by their order if they are numbers, else each equally far from all others."""
+    numbers = [choice for choice in choices if isinstance(choice, int | float)]
+    if len(numbers) == len(choices):
+        ordered = sorted(set(numbers))
+        return (ordered.index(value) / max(1, len(ordered) - 1),)
+    # Two different choices are as far from one another as the two ends of a range.
+    return tuple(math.sqrt(0.5) * (choice is value or choice == value) for choice in choices)
+
+
 def coordinates(params: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> Coordinates:
     """Return the coordinates of a suggestion; a parameter of a kind that is not known is left out."""
-    placed = {name: _coordinate(distributions[name], value) for name, value in params.items() if name in distributions}
-    return {name: place for name, place in placed.items() if place is not None}
-
-
-def _coordinate(distribution: BaseDistribution, value: Any) -> tuple[float, ...] | None:
-    if isinstance(distribution, CategoricalDistribution):
-        choices = distribution.choices
-        numbers = [choice for choice in choices if isinstance(choice, int | float)]
-        if len(numbers) == len(choices):
-            ordered = sorted(set(numbers))
-            return (ordered.index(value) / max(1, len(ordered) - 1),)
-        # Two different choices are as far from one another as the two ends of a range.
-        return tuple(math.sqrt(0.5) * (choice is value or choice == value) for choice in choices)
-    if not isinstance(distribution, IntDistribution | FloatDistribution):
-        return None
-    low, high, place = float(distribution.low), float(distribution.high), float(value)
-    if distribution.log:
-        low, high, place = math.log(low), math.log(high), math.log(place)
-    return ((place - low) / (high - low) if high > low else 0.0,)
+    found: dict[str, tuple[float, ...]] = {}
+    for name, value in params.items():
+        distribution = distributions.get(name)
+        if isinstance(distribution, CategoricalDistribution):
+            found[name] = among(value, distribution.choices)
+        elif isinstance(distribution, IntDistribution | FloatDistribution):
+            found[name] = on_range(value, distribution.low, distribution.high, distribution.log)
+    return found
 
 
 def points(suggestions: Sequence[Coordinates]) -> Array:
@@ -49,18 +57,17 @@ def points(suggestions: Sequence[Coordinates]) -> Array:
     widths: dict[str, int] = {}
     for suggestion in suggestions:
         for name, place in suggestion.items():
-            widths[name] = max(widths.get(name, 0), len(place))
+            if len(place) > widths.get(name, 0):
+                widths[name] = len(place)
     columns = []
     for name in sorted(widths):
-        missing = np.array([name not in suggestion for suggestion in suggestions])
-        middle = (0.5,) if widths[name] == 1 else ()
-        block = np.zeros((len(suggestions), widths[name]))
-        for row, suggestion in enumerate(suggestions):
-            place = suggestion.get(name, middle)
-            block[row, : len(place)] = place
-        columns.append(block)
-        if missing.any():
-            columns.append(ABSENT * missing[:, None])
+        width = widths[name]
+        middle = (0.5,) if width == 1 else (0.0,) * width
+        places = [suggestion.get(name) for suggestion in suggestions]
+        # Where a choice was added later, those before it could not be made.
+        columns.append(np.array([middle if place is None else (*place, *middle[len(place) :]) for place in places]))
+        if None in places:
+            columns.append(ABSENT * np.array([[place is None] for place in places], dtype=np.float64))
     return np.hstack(columns) if columns else np.zeros((len(suggestions), 0))
 
 

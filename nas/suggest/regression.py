@@ -35,6 +35,46 @@ def matern(squared: Array, length: float) -> Array:
     return covariances
 
 
+class Kernels:
+    """The kernels that are tried on some points, for all that is observed there; what they share is computed once.
+
+    Args:
+        squared: Squared distances between the points, shape (n, n), n ≥ 1.
+    """
+
+    def __init__(self, squared: Array) -> None:
+        self._squared = squared
+        self._few = np.unique(np.linspace(0, len(squared) - 1, JUDGED_BY).round().astype(int))
+        self._tried = [(length, matern(squared[np.ix_(self._few, self._few)], length)) for length in LENGTHS]
+        self._lowers: list[tuple[float, float, Array]] | None = None
+
+    def best(self, standard: Array, further: Array | None) -> tuple[float, float]:
+        """Return the length scale and the noise under which standardised observations are most probable.
+
+        Args:
+            standard: Shape (n,).
+            further: See ``Regression.of``, in the same units.
+        """
+        if further is not None:
+            lowers = self._all_lowers(further[self._few])
+        else:
+            lowers = self._lowers = self._lowers or self._all_lowers(np.zeros(len(self._few)))
+        few = standard[self._few]
+        _, length, noise = max((_evidence(lower, few), length, noise) for length, noise, lower in lowers)
+        return length, noise
+
+    def _all_lowers(self, further: Array) -> list[tuple[float, float, Array]]:
+        return [
+            (length, noise, _lower(covariances + np.diag(noise + further)))
+            for length, covariances in self._tried
+            for noise in NOISES
+        ]
+
+    def lower(self, length: float, variances: Array) -> Array:
+        """Return the lower Cholesky factor of the covariances of all points with such variances of noise, shape (n,)."""
+        return _lower(matern(self._squared, length) + np.diag(variances))
+
+
 @dataclass(frozen=True)
 class Regression:
     """What a Gaussian process knows after it has seen some points.
@@ -52,27 +92,20 @@ class Regression:
     _weights: Array
 
     @classmethod
-    def of(cls, squared: Array, observed: Array, further: Array | None = None) -> Regression:
+    def of(cls, kernels: Kernels, observed: Array, further: Array | None = None) -> Regression:
         """Learn from observations; of the kernels and noises that are tried, by what makes them most probable.
 
         Args:
-            squared: Squared distances between the points, shape (n, n), n ≥ 1.
+            kernels: On the n points.
             observed: Shape (n,), finite.
             further: Variances by which each observation is off beyond the common noise, shape (n,); 0 if not given.
         """
         mean = float(observed.mean())
         scale = float(observed.std()) or 1.0
         standard = (observed - mean) / scale
-        further = np.zeros(len(observed)) if further is None else further / scale**2
-        few = np.unique(np.linspace(0, len(observed) - 1, JUDGED_BY).round().astype(int))
-        judged_by = squared[np.ix_(few, few)]
-        _, length, noise = max(
-            (_evidence(covariances + np.diag(noise + further[few]), standard[few]), length, noise)
-            for length in LENGTHS
-            for covariances in (matern(judged_by, length),)
-            for noise in NOISES
-        )
-        lower = _lower(matern(squared, length) + np.diag(noise + further))
+        added = None if further is None or not further.any() else further / scale**2
+        length, noise = kernels.best(standard, added)
+        lower = kernels.lower(length, np.full(len(observed), noise) if added is None else noise + added)
         return cls(length, noise, mean, scale, lower, cho_solve((lower, True), standard, check_finite=False))
 
     def at(self, squared: Array) -> tuple[Array, Array]:
@@ -93,8 +126,7 @@ def _lower(covariances: Array) -> Array:
     return lower
 
 
-def _evidence(covariances: Array, standard: Array) -> float:
+def _evidence(lower: Array, standard: Array) -> float:
     """Return the logarithm of the marginal likelihood of standardised observations, but for a constant."""
-    lower = _lower(covariances)
     solved = solve_triangular(lower, standard, lower=True, check_finite=False)
     return float(-0.5 * solved @ solved - np.log(np.diag(lower)).sum())

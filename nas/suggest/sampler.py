@@ -7,6 +7,7 @@ stopped early let expect. A network that was stopped is one of those to choose f
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,14 +17,15 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 from scipy.special import ndtr
+from threadpoolctl import ThreadpoolController
 
 from nas.analyse.front import non_dominated
 from nas.history import History, tells
 from nas.suggest.drawing import Candidate, contains, draw
-from nas.suggest.encoding import coordinates, points, squared_distances
+from nas.suggest.encoding import Coordinates, coordinates, points, squared_distances
 from nas.suggest.improvement import expected_improvement, free_points
 from nas.suggest.knowledge import FEWEST, Aim, Knowledge, knowledge_of
-from nas.suggest.regression import Regression
+from nas.suggest.regression import Kernels, Regression
 from nas.suggest.seeds import trial_seed
 from nas.suggest.window import Best, window
 from search_spaces.base import SearchSpace
@@ -32,6 +34,11 @@ Array = NDArray[np.float64]
 
 TRIES = 10
 """How often as many networks are drawn again where all that were drawn are known."""
+
+
+@cache
+def _threads() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @runtime_checkable
@@ -61,7 +68,7 @@ class EhviSampler(BaseSampler):
     """
 
     def __init__(
-        self, space: SearchSpace, seed: int, n_startup_trials: int = 8, n_candidates: int = 128, looks_at: int = 200
+        self, space: SearchSpace, seed: int, n_startup_trials: int = 8, n_candidates: int = 96, looks_at: int = 200
     ) -> None:
         for name, value, least in (
             ("n_startup_trials", n_startup_trials, 1),
@@ -74,17 +81,20 @@ class EhviSampler(BaseSampler):
         self._startup, self._count, self._looks_at = n_startup_trials, n_candidates, looks_at
         self._history, self._best = History(), Best()
         self._about: str | None = None
+        self._placed: dict[int, Coordinates] = {}
         self._chosen: tuple[int, Candidate] | None = None
         self._random: tuple[int, RandomSampler] | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose what to suggest for a trial; none that was told what it is."""
         if study.study_name != self._about:
-            self._about, self._history, self._best = study.study_name, History(), Best()
+            self._about, self._history, self._best, self._placed = study.study_name, History(), Best(), {}
         if "fixed_params" in trial.system_attrs or "resumed_from" in trial.user_attrs or trial.params:
             return
         history = self._history.update(study.get_trials(deepcopy=False))
-        chosen = self._choose(study, history, trial.number)
+        # On matrices this small threads cost more than they save, and their number must not decide what comes out.
+        with _threads().limit(limits=1, user_api="blas"):
+            chosen = self._choose(study, history, trial.number)
         self._chosen = None if chosen is None else (trial.number, chosen)
 
     def goes_on_with(self, number: int) -> int | None:
@@ -127,7 +137,7 @@ class EhviSampler(BaseSampler):
             return self._new(history, number, self._drawn(random, ()))
         front = _front_of(taught, told)
         stopped = [
-            Candidate(trial.params, coordinates(trial.params, trial.distributions), stopped=trial.number)
+            Candidate(trial.params, self._coordinates(trial), stopped=trial.number)
             for trial in history.all_stopped[-self._looks_at :]
         ]
         candidates = [*stopped, *self._drawn(random, front)]
@@ -179,32 +189,50 @@ class EhviSampler(BaseSampler):
         number: int,
     ) -> Array:
         """Return the hypervolume that each candidate is expected to add, times the probability that it keeps all bounds."""
-        suggestions = [coordinates(trial.params, trial.distributions) for trial in (*taught, *under_way)]
+        suggestions = [self._coordinates(trial) for trial in taught]
+        # Of what another process is suggesting just now not all parameters may be known yet.
+        suggestions += [coordinates(trial.params, trial.distributions) for trial in under_way]
         placed = points([*suggestions, *(candidate.coordinates for candidate in candidates)])
-        known, asked = placed[: len(taught)], placed[len(taught) :]
+        model = _Model(placed[: len(taught)], placed[len(taught) :])
         worth = np.ones(len(candidates))
         for miss in told.misses.T:
-            seen = np.isfinite(miss)
-            if seen.any() and np.ptp(miss[seen]) > 0:
-                means, deviations = _foretold(known[seen], miss[seen], None, asked)
+            if np.isfinite(miss).any() and np.nanmax(miss) > np.nanmin(miss):
+                means, deviations = model.foretold(miss)
                 worth *= ndtr(-means / deviations)[len(under_way) :]
         if not told.is_best.any():
             return worth
-        foretold = [
-            _foretold(known[seen], told.costs[seen, index], told.further[seen, index], asked)
-            for index in range(told.costs.shape[1])
-            if (seen := np.isfinite(told.costs[:, index])).any()
-        ]
+        foretold = [model.foretold(costs, further) for costs, further in zip(told.costs.T, told.further.T, strict=True)]
         means, deviations = (np.column_stack(columns) for columns in zip(*foretold, strict=True))
         costs = np.vstack([told.costs[told.is_best], means[: len(under_way)]])
         front = costs[non_dominated(costs)]
         free = free_points(front, _reference(front, costs), trial_seed(self._seed, number))
         return worth * expected_improvement(means[len(under_way) :], deviations[len(under_way) :], free)
 
+    def _coordinates(self, trial: FrozenTrial) -> Coordinates:
+        if trial.number not in self._placed:
+            self._placed[trial.number] = coordinates(trial.params, trial.distributions)
+        return self._placed[trial.number]
 
-def _foretold(known: Array, observed: Array, further: Array | None, asked: Array) -> tuple[Array, Array]:
-    regression = Regression.of(squared_distances(known, known), observed, further)
-    return regression.at(squared_distances(asked, known))
+
+class _Model:
+    """Foretells what is asked about from what is known, one figure after the other.
+
+    Args:
+        known: Points, shape (n, d).
+        asked: Shape (q, d).
+    """
+
+    def __init__(self, known: Array, asked: Array) -> None:
+        self._known, self._asked = squared_distances(known, known), squared_distances(asked, known)
+        self._kernels: dict[bytes, Kernels] = {}
+
+    def foretold(self, observed: Array, further: Array | None = None) -> tuple[Array, Array]:
+        """Return means and standard deviations, each of shape (q,), from figures of shape (n,) that may be NaN."""
+        seen = np.isfinite(observed)
+        if (key := seen.tobytes()) not in self._kernels:
+            self._kernels[key] = Kernels(self._known[np.ix_(seen, seen)])
+        regression = Regression.of(self._kernels[key], observed[seen], None if further is None else further[seen])
+        return regression.at(self._asked[:, seen])
 
 
 def _front_of(taught: Sequence[FrozenTrial], told: Knowledge) -> list[FrozenTrial]:
