@@ -357,6 +357,8 @@ class Study:
                 if frozen.user_attrs.get(WAITS) is not None:
                     trial.set_user_attr(WAITS, None)
                     trial.set_user_attr(UNCOUNTED, False)
+                if not frozen.params:
+                    self._let_resume(trial)
                 return trial
         return None
 
@@ -368,11 +370,16 @@ class Study:
         self._note_drawing()
         trial = self._study.ask()
         self._take(trial, 1)
+        self._let_resume(trial)
+        return trial
+
+    def _let_resume(self, trial: optuna.Trial) -> None:
+        """Let a trial go on with one that was stopped, if that is what the sampler chose for it."""
         sampler = self._study.sampler
-        if isinstance(sampler, Resuming) and (stopped := sampler.goes_on_with(trial.number)) is not None:
+        stopped = sampler.goes_on_with(trial.number) if isinstance(sampler, Resuming) else None
+        if stopped is not None:
             trial.set_user_attr("resumed_from", stopped)
             trial.set_user_attr(UNCOUNTED, True)
-        return trial
 
     def _note_drawing(self) -> None:
         """Keep by what this run draws, once, beside what runs before it drew by."""

@@ -5,7 +5,7 @@ Rasmussen and Williams 2006, Gaussian Processes for Machine Learning, algorithm 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,6 +88,7 @@ class Regression:
     noise: float
     _mean: float
     _scale: float
+    _standard: Array
     _lower: Array
     _weights: Array
 
@@ -101,12 +102,34 @@ class Regression:
             further: Variances by which each observation is off beyond the common noise, shape (n,); 0 if not given.
         """
         mean = float(observed.mean())
-        scale = float(observed.std()) or 1.0
+        # Equal figures differ by rounding: that is no scale.
+        scale = float(observed.std())
+        scale = scale if scale > 1e-9 * abs(mean) else 1.0
         standard = (observed - mean) / scale
         added = None if further is None or not further.any() else further / scale**2
         length, noise = kernels.best(standard, added)
         lower = kernels.lower(length, np.full(len(observed), noise) if added is None else noise + added)
-        return cls(length, noise, mean, scale, lower, cho_solve((lower, True), standard, check_finite=False))
+        return cls(length, noise, mean, scale, standard, lower, cho_solve((lower, True), standard, check_finite=False))
+
+    def supposing(self, squared: Array, further: Array | None, across: Array, within: Array) -> Regression:
+        """Return what it would know if some further points had come to what it foretells for them.
+
+        No mean changes by that; it is less unsure near them.
+
+        Args:
+            squared: Squared distances between the n points that were seen.
+            further: As it was given.
+            across: Squared distances from the further points to those, shape (p, n).
+            within: Between the further points, shape (p, p).
+        """
+        means, _ = self.at(across)
+        noise = np.full(len(squared) + len(within), self.noise)
+        if further is not None:
+            noise[: len(squared)] += further / self._scale**2
+        lower = _lower(matern(np.block([[squared, across.T], [across, within]]), self.length) + np.diag(noise))
+        standard = np.append(self._standard, (means - self._mean) / self._scale)
+        weights = cho_solve((lower, True), standard, check_finite=False)
+        return replace(self, _lower=lower, _weights=weights, _standard=standard)
 
     def at(self, squared: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of what lies beneath the noise, each of shape (q,).

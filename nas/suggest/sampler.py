@@ -6,7 +6,7 @@ stopped early let expect. A network that was stopped is one of those to choose f
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,10 +22,10 @@ from threadpoolctl import ThreadpoolController
 from nas.analyse.front import non_dominated
 from nas.history import History, tells
 from nas.suggest.drawing import Candidate, contains, draw
-from nas.suggest.encoding import Coordinates, coordinates, points, squared_distances
+from nas.suggest.encoding import Coordinates, coordinates, points
 from nas.suggest.improvement import expected_improvement, free_points
 from nas.suggest.knowledge import FEWEST, Aim, Knowledge, knowledge_of
-from nas.suggest.regression import Kernels, Regression
+from nas.suggest.model import Model
 from nas.suggest.seeds import trial_seed
 from nas.suggest.window import Best, window
 from search_spaces.base import SearchSpace
@@ -77,18 +77,20 @@ class EhviSampler(BaseSampler):
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise ValueError(f"{name}={value} cannot be used: it should be a whole number of {least} or more")
+        if n_startup_trials > looks_at:
+            raise ValueError(f"n_startup_trials={n_startup_trials} cannot be used: it should not be above looks_at={looks_at}")
         self._space, self._seed = space, seed
         self._startup, self._count, self._looks_at = n_startup_trials, n_candidates, looks_at
         self._history, self._best = History(), Best()
-        self._about: str | None = None
+        self._about: optuna.Study | None = None
         self._placed: dict[int, Coordinates] = {}
         self._chosen: tuple[int, Candidate] | None = None
         self._random: tuple[int, RandomSampler] | None = None
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose what to suggest for a trial; none that was told what it is."""
-        if study.study_name != self._about:
-            self._about, self._history, self._best, self._placed = study.study_name, History(), Best(), {}
+        if study is not self._about:
+            self._about, self._history, self._best, self._placed = study, History(), Best(), {}
         if "fixed_params" in trial.system_attrs or "resumed_from" in trial.user_attrs or trial.params:
             return
         history = self._history.update(study.get_trials(deepcopy=False))
@@ -115,10 +117,9 @@ class EhviSampler(BaseSampler):
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
         """See ``BaseSampler``; what the choice does not say is drawn at random."""
-        if self._chosen is not None and self._chosen[0] == trial.number:
-            value = self._chosen[1].params.get(param_name)
-            if contains(param_distribution, value):
-                return value
+        told = self._chosen[1].params if self._chosen is not None and self._chosen[0] == trial.number else {}
+        if param_name in told and contains(param_distribution, told[param_name]):
+            return told[param_name]
         # One trial asks for one parameter after the other; each has to get a draw of its own.
         if self._random is None or self._random[0] != trial.number:
             self._random = trial.number, RandomSampler(seed=trial_seed(self._seed, trial.number))
@@ -133,7 +134,8 @@ class EhviSampler(BaseSampler):
         taught = self._taught(study, history)
         told = knowledge_of(taught, aim)
         # Without any, bounds are what is looked for at first.
-        if len(taught) < self._startup or not (told.complete >= FEWEST or (told.misses > 0).any()):
+        enough = told.complete >= min(FEWEST, self._startup) or (told.misses > 0).any()
+        if len(taught) < self._startup or not enough:
             return self._new(history, number, self._drawn(random, ()))
         front = _front_of(taught, told)
         stopped = [
@@ -141,9 +143,9 @@ class EhviSampler(BaseSampler):
             for trial in history.all_stopped[-self._looks_at :]
         ]
         candidates = [*stopped, *self._drawn(random, front)]
+        under_way = [history.trials[other] for other in sorted(history.open) if other != number and history.trials[other].params]
         if not candidates:
             return None
-        under_way = [history.trials[other] for other in sorted(history.open) if other != number and history.trials[other].params]
         worth = self._worth(candidates, taught, told, [t for t in under_way if t.state == TrialState.RUNNING], number)
         return self._new(history, number, [candidates[index] for index in np.argsort(-worth, kind="stable")])
 
@@ -155,25 +157,25 @@ class EhviSampler(BaseSampler):
             (trial for trial in ended if trial.number not in history.hidden and tells(trial)), key=lambda trial: trial.number
         )
 
-    def _drawn(self, random: np.random.Generator, front: Sequence[FrozenTrial]) -> list[Candidate]:
+    def _drawn(self, random: np.random.Generator, front: Sequence[FrozenTrial]) -> Iterator[Candidate]:
         """Draw candidates: at random, and every other one as a neighbour of the front, if there is one."""
-        found = []
         for index in range(self._count):
             parent = front[int(random.integers(len(front)))].params if front and index % 2 else None
             candidate = draw(self._space, int(random.integers(2**31)), parent)
             if candidate is not None:
-                found.append(candidate)
-        return found
+                yield candidate
 
-    def _new(self, history: History, number: int, candidates: Sequence[Candidate]) -> Candidate | None:
+    def _new(self, history: History, number: int, candidates: Iterable[Candidate]) -> Candidate | None:
         """Return the first candidate that is not known; where all are, one that is drawn until it is not, or any."""
+        known = None
         for attempt in range(1 + TRIES):
             if attempt:
                 candidates = self._drawn(np.random.default_rng([self._seed, number, attempt]), ())
             for candidate in candidates:
                 if candidate.stopped is not None or not self._is_known(history, number, candidate):
                     return candidate
-        return candidates[0] if candidates else None
+                known = known or candidate
+        return known
 
     def _is_known(self, history: History, number: int, candidate: Candidate) -> bool:
         assert candidate.architecture is not None
@@ -193,46 +195,26 @@ class EhviSampler(BaseSampler):
         # Of what another process is suggesting just now not all parameters may be known yet.
         suggestions += [coordinates(trial.params, trial.distributions) for trial in under_way]
         placed = points([*suggestions, *(candidate.coordinates for candidate in candidates)])
-        model = _Model(placed[: len(taught)], placed[len(taught) :])
+        known, others, asked = np.split(placed, [len(taught), len(suggestions)])
+        model = Model(known, others, asked)
         worth = np.ones(len(candidates))
         for miss in told.misses.T:
             if np.isfinite(miss).any() and np.nanmax(miss) > np.nanmin(miss):
-                means, deviations = model.foretold(miss)
-                worth *= ndtr(-means / deviations)[len(under_way) :]
+                means, deviations, _ = model.foretold(miss)
+                worth *= ndtr(-means / deviations)
         if not told.is_best.any():
             return worth
         foretold = [model.foretold(costs, further) for costs, further in zip(told.costs.T, told.further.T, strict=True)]
-        means, deviations = (np.column_stack(columns) for columns in zip(*foretold, strict=True))
-        costs = np.vstack([told.costs[told.is_best], means[: len(under_way)]])
+        means, deviations, supposed = (np.column_stack(columns) for columns in zip(*foretold, strict=True))
+        costs = np.vstack([told.costs[told.is_best], supposed])
         front = costs[non_dominated(costs)]
         free = free_points(front, _reference(front, costs), trial_seed(self._seed, number))
-        return worth * expected_improvement(means[len(under_way) :], deviations[len(under_way) :], free)
+        return worth * expected_improvement(means, deviations, free)
 
     def _coordinates(self, trial: FrozenTrial) -> Coordinates:
         if trial.number not in self._placed:
             self._placed[trial.number] = coordinates(trial.params, trial.distributions)
         return self._placed[trial.number]
-
-
-class _Model:
-    """Foretells what is asked about from what is known, one figure after the other.
-
-    Args:
-        known: Points, shape (n, d).
-        asked: Shape (q, d).
-    """
-
-    def __init__(self, known: Array, asked: Array) -> None:
-        self._known, self._asked = squared_distances(known, known), squared_distances(asked, known)
-        self._kernels: dict[bytes, Kernels] = {}
-
-    def foretold(self, observed: Array, further: Array | None = None) -> tuple[Array, Array]:
-        """Return means and standard deviations, each of shape (q,), from figures of shape (n,) that may be NaN."""
-        seen = np.isfinite(observed)
-        if (key := seen.tobytes()) not in self._kernels:
-            self._kernels[key] = Kernels(self._known[np.ix_(seen, seen)])
-        regression = Regression.of(self._kernels[key], observed[seen], None if further is None else further[seen])
-        return regression.at(self._asked[:, seen])
 
 
 def _front_of(taught: Sequence[FrozenTrial], told: Knowledge) -> list[FrozenTrial]:

@@ -116,6 +116,16 @@ def test_a_refusal_of_the_space_is_no_candidate() -> None:
     assert {draw(space, seed, {"n": 0, "x": 0.5}) is None for seed in SEEDS} == {True, False}
 
 
+@pytest.mark.filterwarnings("ignore:.*not divisible")
+def test_values_out_of_range_or_between_steps_are_drawn_anew() -> None:
+    space: Any = _Wide()
+    parent = {"log": 2000, "steps": 4, "real_steps": 0.25, "real": 2.0, "one_of": "b"}
+    for seed in SEEDS:
+        params = dict(drawn(space, seed, parent).params)
+        assert not {name for name in params if params[name] == parent[name]}
+        space.suggest(FixedTrial(params))
+
+
 @pytest.mark.parametrize(
     ("distribution", "inside", "outside"),
     [

@@ -35,7 +35,10 @@ def values(name: str, distribution: BaseDistribution) -> st.SearchStrategy[Any]:
     if isinstance(distribution, IntDistribution):
         return st.integers(distribution.low, distribution.high).filter(lambda n: (n - distribution.low) % distribution.step == 0)
     assert isinstance(distribution, FloatDistribution)
-    return st.floats(distribution.low, distribution.high)
+    # In steps, so that what differs is apart by more than rounding.
+    low, high = distribution.low, distribution.high
+    shares = st.integers(0, 50).map(lambda step: step / 50)
+    return shares.map(lambda share: low * (high / low) ** share if distribution.log else low + share * (high - low))
 
 
 suggestions = st.lists(
@@ -60,7 +63,7 @@ def test_distances_are_those_of_a_metric(found: list[Coordinates]) -> None:
     squared = squared_distances(at, at)
     distances = np.sqrt(squared)
     assert squared == pytest.approx(cdist(at, at, "sqeuclidean"), abs=1e-12)
-    assert distances == pytest.approx(distances.T) and np.diag(distances) == pytest.approx(0.0, abs=1e-6)
+    assert distances == pytest.approx(distances.T, abs=1e-6) and np.diag(distances) == pytest.approx(0.0, abs=1e-6)
     assert (distances[:, None, :] <= distances[:, :, None] + distances[None, :, :] + 1e-6).all(), "no detour is shorter"
     for one in range(len(found)):
         for other in range(one):

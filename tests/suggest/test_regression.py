@@ -63,13 +63,27 @@ def test_length_and_noise_are_the_most_probable_of_the_grid(count: int, noise: f
     assert (ours.length, ours.noise) == max(evidence, key=lambda pair: evidence[pair])
 
 
+def test_of_many_observations_some_from_all_over_choose_length_and_noise() -> None:
+    points, observed = ground(299, 0.0)
+    observed[100:] += np.random.default_rng(3).normal(0.0, 8.0, 199)  # what comes late is not like what came early
+    some = np.linspace(0, 298, JUDGED_BY).round().astype(int)
+    standard = (observed - observed.mean()) / observed.std()
+
+    def evidence(pair: tuple[float, float]) -> float:
+        process = GaussianProcessRegressor(Matern(pair[0], nu=2.5), alpha=pair[1], optimizer=None)
+        return float(process.fit(points[some], standard[some]).log_marginal_likelihood_value_)
+
+    ours = learned(points, observed)
+    assert (ours.length, ours.noise) == max(((length, noise) for length in LENGTHS for noise in NOISES), key=evidence)
+
+
 def test_one_observation_is_what_is_foretold_everywhere() -> None:
     means, deviations = learned(np.zeros((1, 2)), np.array([3.0])).at(np.array([[0.0], [100.0]]))
     assert means == pytest.approx([3.0, 3.0])
     assert 0 < deviations[0] < 0.1 < deviations[1], "and the surer the nearer"
 
 
-@pytest.mark.parametrize("value", [0.0, 0.5, -4.0])
+@pytest.mark.parametrize("value", [0.0, 0.1, 0.5, -3.3, -4.0])
 def test_equal_observations_are_foretold_without_certainty(value: float) -> None:
     points, _ = ground(6, 0.0)
     means, deviations = learned(points, np.full(6, value)).at(np.array([[1e6] * 6]))
@@ -103,6 +117,21 @@ def test_many_points_are_learned_from_though_few_choose_the_kernel() -> None:
     assert np.abs(means - truth).max() < 0.25 * np.std(truth)
     again, _ = learned(points[::3], observed[::3]).at(squared_distances(asked, points[::3]))
     assert ((means - truth) ** 2).mean() < ((again - truth) ** 2).mean(), "a third of them tells less"
+
+
+@pytest.mark.parametrize("unsure", [False, True])
+def test_what_is_supposed_changes_no_mean_and_makes_it_surer_nearby(unsure: bool) -> None:
+    points, observed = ground(30, 0.1)
+    further = np.linspace(0.0, 2.0, 30) if unsure else None
+    seen = learned(points, observed, further)
+    those = points[:2] + 0.3
+    asked = np.vstack([those, points[5:9] - 0.2])
+    squared, across, within = (squared_distances(*pair) for pair in ((points, points), (those, points), (those, those)))
+    supposed = seen.supposing(squared, further, across, within)
+    means, deviations = seen.at(squared_distances(asked, points))
+    same, fewer = supposed.at(squared_distances(asked, np.vstack([points, those])))
+    assert same == pytest.approx(means, abs=1e-8)
+    assert (fewer <= deviations + 1e-9).all() and (fewer[:2] < 0.9 * deviations[:2]).all()
 
 
 def test_noise_is_found_where_there_is_some() -> None:
