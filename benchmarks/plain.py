@@ -31,6 +31,8 @@ def main() -> None:
     until_s = time.time() + options.seconds
     composed = compose("search", SEARCH_ROOT, SEARCH_GROUPS, options.overrides)
     config = parse_search(composed.plain)
+    if not str(config.sampler["_target_"]).startswith("optuna."):
+        raise InputError(f"sampler={config.sampler['_target_']} is no plain loop's: take one of Optuna's, such as sampler=tpe.")
     if config.engine.workers != 0 and not os.path.exists("/dev/nvidiactl"):
         forkserver()  # it loads the libraries while this process does
     from nas.plan import Asked

@@ -26,6 +26,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.history import History
+from nas.suggest.sampler import Resuming
 from nas.suggest.seeds import trial_seed
 from nas.suggest.window import Best, window
 
@@ -211,6 +212,10 @@ class TrialSeededSampler(BaseSampler):
         """See ``BaseSampler``."""
         sampler = self._random(study, trial) if self._draws else self.current
         return sampler.sample_independent(self._view(study), trial, param_name, param_distribution)
+
+    def goes_on_with(self, number: int) -> int | None:
+        """See ``nas.suggest.sampler.Resuming``."""
+        return self._current.goes_on_with(number) if isinstance(self._current, Resuming) else None
 
     def _random(self, study: optuna.Study, trial: FrozenTrial) -> BaseSampler:
         # One trial asks for one parameter after the other; each has to get a draw of its own.

@@ -48,7 +48,7 @@ that trade the objectives best are kept. The same command again continues the st
   confirm                  further seeds for the networks on the front and within noise of it, at the end (0)
   engine                   engine.workers: worker processes (auto; 0: none); engine.timeout.{{data,build,measure,train}} in s;
                            engine=ray: on a cluster (engine.address; measure.resources, train.resources: docs/cluster.md)
-  sampler                  sampler=nsga2, or sampler._target_=optuna.samplers.<class>; sampler.seed (seed)
+  sampler                  sampler=tpe (ehvi), or sampler._target_=optuna.samplers.<class>; sampler.seed (seed)
   references               known networks for comparison: [resnet18,vovnet27_slim], trained and measured like the candidates
   checkpoints              front: networks keep their weights if they are on the front when they end; or all, none
   start                    your own first trials: [preset:osa_densenet40, path/to/architecture.yaml]

@@ -136,8 +136,8 @@ class Study:
 
         A trial whose process died is asked for again before any new one: under its own number, with the suggestions that
         it had. If that process had recorded the outcome and died before telling it, it is told now. After that come
-        candidates that were stopped early and have turned out to be worth going on with. A suggestion that builds what is
-        known already is told as what is known, and the sampler is asked again.
+        candidates that were stopped early and have turned out to be worth going on with; the sampler may choose such a one too.
+        A suggestion that builds what is known already is told as what is known, and the sampler is asked again.
         """
         told = len(self._told_meanwhile)
         while True:
@@ -357,8 +357,6 @@ class Study:
                 if frozen.user_attrs.get(WAITS) is not None:
                     trial.set_user_attr(WAITS, None)
                     trial.set_user_attr(UNCOUNTED, False)
-                if not frozen.params:
-                    self._let_resume(trial)
                 return trial
         return None
 
@@ -370,16 +368,7 @@ class Study:
         self._note_drawing()
         trial = self._study.ask()
         self._take(trial, 1)
-        self._let_resume(trial)
         return trial
-
-    def _let_resume(self, trial: optuna.Trial) -> None:
-        """Let a trial go on with one that was stopped, if that is what the sampler chose for it."""
-        sampler = self._study.sampler
-        stopped = sampler.goes_on_with(trial.number) if isinstance(sampler, Resuming) else None
-        if stopped is not None:
-            trial.set_user_attr("resumed_from", stopped)
-            trial.set_user_attr(UNCOUNTED, True)
 
     def _note_drawing(self) -> None:
         """Keep by what this run draws, once, beside what runs before it drew by."""
@@ -475,7 +464,16 @@ class Study:
         architecture = self.space.suggest(trial)
         trial.set_user_attr("architecture", json.dumps(architecture.to_dict()))
         trial.set_user_attr("architecture_id", architecture.id)
+        self._let_resume(trial, architecture)
         return architecture
+
+    def _let_resume(self, trial: optuna.Trial, architecture: Architecture) -> None:
+        """Let a trial go on with one that was stopped, if that is what the sampler chose for it and it builds the same."""
+        sampler = self._study.sampler
+        stopped = sampler.goes_on_with(trial.number) if isinstance(sampler, Resuming) else None
+        if stopped is not None and self.trials[stopped].user_attrs["architecture_id"] == architecture.id:
+            trial.set_user_attr("resumed_from", stopped)
+            trial.set_user_attr(UNCOUNTED, True)
 
 
 def require_success(study: Study) -> None:

@@ -130,7 +130,7 @@ class SearchConfig:
         space: The design space.
         train: The recipe.
         measure: The measuring conditions.
-        sampler: Optuna's sampler and its arguments.
+        sampler: What suggests candidates, this package's or Optuna's, and its arguments.
         sampler_seed: ``sampler.seed``: origin of the suggestions alone; ``None`` takes ``seed``.
         scheduler: Which trainings are stopped early.
         engine: Where candidates are evaluated.

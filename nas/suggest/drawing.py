@@ -89,7 +89,7 @@ def draw(space: SearchSpace, seed: int, parent: Mapping[str, Any] | None = None)
     told: dict[str, Any] = {}
     if parent:
         random = np.random.default_rng(seed)
-        changed = random.choice(list(parent), size=min(len(parent), int(random.integers(1, 3))), replace=False)
+        changed = random.choice(sorted(parent), size=min(len(parent), int(random.integers(1, 3))), replace=False)
         told = {name: value for name, value in parent.items() if name not in changed}
     trial = _Drawing(seed, told)
     try:

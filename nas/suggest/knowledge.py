@@ -114,7 +114,8 @@ def _value(trial: FrozenTrial, index: int, aim: Aim) -> float:
 def _foretell(trials: Sequence[FrozenTrial], is_complete: NDArray[np.bool_], costs: Array, further: Array) -> None:
     """Fill in what trainings that were stopped would have come to, by their loss then and what such a loss led to in others.
 
-    A straight line between the loss's logarithm and the cost, by least squares; what it leaves is how far each is off.
+    A straight line between the loss's logarithm and the cost, by least squares. What it leaves, and how unsure the line itself
+    is there, is how far each is off.
     """
     by_epoch: dict[int, list[int]] = {}
     for number, trial in enumerate(trials):
@@ -134,7 +135,9 @@ def _foretell(trials: Sequence[FrozenTrial], is_complete: NDArray[np.bool_], cos
         left = seen - seen.mean() - slope * (losses - losses.mean())
         now = np.array([_log_loss(trials[number].user_attrs, epoch) for number in stopped], dtype=np.float64)
         costs[stopped] = seen.mean() + slope * (now - losses.mean())
-        further[stopped] = float((left**2).sum()) / (len(taught) - 2)
+        off = float((left**2).sum()) / (len(taught) - 2)
+        # The line itself is unsure, the more so the further a loss is from those that it was drawn through.
+        further[stopped] = off * (1.0 + 1.0 / len(taught) + (now - losses.mean()) ** 2 / spread)
 
 
 def _log_loss(attributes: Mapping[str, Any], epoch: int) -> float | None:

@@ -89,6 +89,7 @@ class EhviSampler(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Choose what to suggest for a trial; none that was told what it is."""
+        self._chosen = None
         if study is not self._about:
             self._about, self._history, self._best, self._placed = study, History(), Best(), {}
         if "fixed_params" in trial.system_attrs or "resumed_from" in trial.user_attrs or trial.params:
@@ -97,7 +98,8 @@ class EhviSampler(BaseSampler):
         # On matrices this small threads cost more than they save, and their number must not decide what comes out.
         with _threads().limit(limits=1, user_api="blas"):
             chosen = self._choose(study, history, trial.number)
-        self._chosen = None if chosen is None else (trial.number, chosen)
+        if chosen is not None:
+            self._chosen = trial.number, chosen
 
     def goes_on_with(self, number: int) -> int | None:
         """See ``Resuming``."""
@@ -126,7 +128,7 @@ class EhviSampler(BaseSampler):
         return self._random[1].sample_independent(study, trial, param_name, param_distribution)
 
     def _choose(self, study: optuna.Study, history: History, number: int) -> Candidate | None:
-        """Return what to suggest for trial ``number``; ``None`` if nothing can be drawn that is new."""
+        """Return what to suggest for trial ``number``; ``None`` if nothing can be drawn."""
         random = np.random.default_rng([self._seed, number])
         attributes = study.user_attrs
         names = tuple(attributes.get("objectives") or ("",) * len(study.directions))
@@ -138,11 +140,16 @@ class EhviSampler(BaseSampler):
         if len(taught) < self._startup or not enough:
             return self._new(history, number, self._drawn(random, ()))
         front = _front_of(taught, told)
+        self._placed = {trial.number: self._coordinates(trial) for trial in taught}
+        # One of whose training nothing can be told would be taken for one that promises much.
+        is_foretold = np.isfinite(told.costs).all(axis=1) & told.is_best.any()
+        is_open = {trial.number for trial in history.all_stopped}
         stopped = [
-            Candidate(trial.params, self._coordinates(trial), stopped=trial.number)
-            for trial in history.all_stopped[-self._looks_at :]
+            Candidate(trial.params, self._placed[trial.number], stopped=trial.number)
+            for trial in (taught[place] for place in np.flatnonzero(is_foretold).tolist())
+            if trial.number in is_open
         ]
-        candidates = [*stopped, *self._drawn(random, front)]
+        candidates = [*self._drawn(random, front), *stopped]
         under_way = [history.trials[other] for other in sorted(history.open) if other != number and history.trials[other].params]
         if not candidates:
             return None
@@ -168,7 +175,8 @@ class EhviSampler(BaseSampler):
     def _new(self, history: History, number: int, candidates: Iterable[Candidate]) -> Candidate | None:
         """Return the first candidate that is not known; where all are, one that is drawn until it is not, or any."""
         known = None
-        for attempt in range(1 + TRIES):
+        # After a repeat there is little left that could be found.
+        for attempt in range(1 + (0 if history.repeats_before(number) else TRIES)):
             if attempt:
                 candidates = self._drawn(np.random.default_rng([self._seed, number, attempt]), ())
             for candidate in candidates:
@@ -197,24 +205,23 @@ class EhviSampler(BaseSampler):
         placed = points([*suggestions, *(candidate.coordinates for candidate in candidates)])
         known, others, asked = np.split(placed, [len(taught), len(suggestions)])
         model = Model(known, others, asked)
-        worth = np.ones(len(candidates))
+        worth, keep = np.ones(len(candidates)), np.ones(len(under_way), dtype=bool)
         for miss in told.misses.T:
             if np.isfinite(miss).any() and np.nanmax(miss) > np.nanmin(miss):
-                means, deviations, _ = model.foretold(miss)
+                means, deviations, supposed = model.foretold(miss)
                 worth *= ndtr(-means / deviations)
+                keep &= supposed <= 0
         if not told.is_best.any():
             return worth
         foretold = [model.foretold(costs, further) for costs, further in zip(told.costs.T, told.further.T, strict=True)]
         means, deviations, supposed = (np.column_stack(columns) for columns in zip(*foretold, strict=True))
-        costs = np.vstack([told.costs[told.is_best], supposed])
+        costs = np.vstack([told.costs[told.is_best], supposed[keep]])
         front = costs[non_dominated(costs)]
         free = free_points(front, _reference(front, costs), trial_seed(self._seed, number))
         return worth * expected_improvement(means, deviations, free)
 
     def _coordinates(self, trial: FrozenTrial) -> Coordinates:
-        if trial.number not in self._placed:
-            self._placed[trial.number] = coordinates(trial.params, trial.distributions)
-        return self._placed[trial.number]
+        return self._placed.get(trial.number) or coordinates(trial.params, trial.distributions)
 
 
 def _front_of(taught: Sequence[FrozenTrial], told: Knowledge) -> list[FrozenTrial]:
@@ -226,8 +233,10 @@ def _front_of(taught: Sequence[FrozenTrial], told: Knowledge) -> list[FrozenTria
 
 
 def _reference(front: Array, costs: Array) -> Array:
-    """Return a point that is as far beyond the front as the front spans: its ends shall be worth looking for."""
-    span = np.ptp(front, axis=0)
+    """Return a point that is as far beyond the front as the front spans: its ends shall be worth looking for.
+
+    Where the front is narrow it is a tenth of what all costs span.
+    """
     whole = np.ptp(costs, axis=0)
-    reference: Array = front.max(axis=0) + np.where(span > 0, span, np.where(whole > 0, whole, 1.0))
+    reference: Array = front.max(axis=0) + np.maximum(np.ptp(front, axis=0), np.where(whole > 0, 0.1 * whole, 1.0))
     return reference

@@ -52,9 +52,10 @@ def window(history: History, front: Sequence[FrozenTrial], most: int, teaches: C
     if len(history.ended) - len(history.hidden) <= most:
         return None
     kept = {trial.number for trial in front[-(most // 2) :]} - history.hidden
-    for trial in reversed(history.ended):
+    # By number: in which order they ended, each process sees for itself.
+    for trial in reversed(history.trials):
         if len(kept) >= most:
             break
-        if trial.number not in history.hidden and teaches(trial):
+        if trial.state.is_finished() and trial.number not in history.hidden and teaches(trial):
             kept.add(trial.number)
     return kept
