@@ -80,13 +80,13 @@ def test_measured_there_and_trained_here_is_what_one_process_comes_to(address: s
     with RayEngine(staff, Path.cwd(), ("cpu", "cpu"), TimeoutSettings()) as engine:
         assert engine.capacity == 2
         edge, fast = node_with("edge_gpu"), node_with("fast")
-        there = engine.submit(7, request_of(GOOD), lambda number, stage: stages.append(f"{number} {stage}")).result(timeout=60)
+        there = engine.submit(7, request_of(GOOD), lambda number, stage: stages.append(f"{number} {stage}")).result(timeout=600)
         # Two epochs, up to a rung after the first; then the rest, and the latency in full.
         longer = replace(request_of(GOOD), train=replace(request_of(GOOD).train, epochs=2), first_latency_seconds=0.01)
-        first = engine.submit(8, replace(longer, until_epoch=1, keep_state=True), silent).result(timeout=60)
-        whole = engine.submit(8, replace(longer, begun=first), silent).result(timeout=60)
-        crashed = engine.submit(9, request_of(FaultyArchitecture(4, "train", "crash")), silent).result(timeout=60)
-        broken = engine.submit(10, request_of(FaultyArchitecture(4, "latency", "exception")), silent).result(timeout=60)
+        first = engine.submit(8, replace(longer, until_epoch=1, keep_state=True), silent).result(timeout=600)
+        whole = engine.submit(8, replace(longer, begun=first), silent).result(timeout=600)
+        crashed = engine.submit(9, request_of(FaultyArchitecture(4, "train", "crash")), silent).result(timeout=600)
+        broken = engine.submit(10, request_of(FaultyArchitecture(4, "latency", "exception")), silent).result(timeout=600)
     here = evaluate(request_of(GOOD))
     assert there.metrics.train_loss == here.metrics.train_loss and there.weights == here.weights
     assert (there.measured_by, there.worker, there.begun) == (edge, fast, 1) and there.metrics.latency_ms is not None
