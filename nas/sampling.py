@@ -26,6 +26,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from nas.history import History
+from nas.suggest.drawing import contains
 from nas.suggest.sampler import Resuming
 from nas.suggest.seeds import trial_seed
 from nas.suggest.window import Best, window
@@ -115,13 +116,10 @@ class _Neighbour(RandomSampler):
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        value = self._parent.get(param_name)
         if param_name != self._changed and param_name in self._parent:
-            try:
-                if param_distribution._contains(param_distribution.to_internal_repr(value)):
-                    return value
-            except ValueError:  # a category that this study's space no longer has
-                pass
+            value = self._parent[param_name]
+            if contains(param_distribution, value):  # a category may be one that this study's space no longer has
+                return value
         return super().sample_independent(study, trial, param_name, param_distribution)
 
 
