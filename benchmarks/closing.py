@@ -24,6 +24,8 @@ def show(device: torch.device, told: str, table: Table, width: int) -> None:
 
 
 def keep(name: str, raw: Any) -> None:
-    """Write raw results as JSON to ``$OUT/<name>``."""
+    """Write raw results as JSON to ``$OUT/<name>``; the folder is made."""
     if "OUT" in os.environ:
-        (Path(os.environ["OUT"]) / name).write_text(json.dumps(raw, indent=1), encoding="utf-8")
+        folder = Path(os.environ["OUT"])
+        folder.mkdir(parents=True, exist_ok=True)  # not to lose an hour's work over a folder
+        (folder / name).write_text(json.dumps(raw, indent=1), encoding="utf-8")

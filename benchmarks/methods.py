@@ -28,6 +28,7 @@ class Method:
         briefly: Whether what may be stopped is timed briefly first; in a plain loop, whether all is, and never in full.
         bounded: Whether networks have to keep a bound of ``params``.
         gate: Whether what misses it is not trained.
+        workers: Processes that evaluate side by side; 0 for the study's own. Only for real.
     """
 
     told: str
@@ -39,6 +40,7 @@ class Method:
     briefly: bool = True
     bounded: bool = False
     gate: bool = True
+    workers: int = 0
 
 
 def _methods() -> dict[str, Method]:
@@ -54,6 +56,7 @@ def _methods() -> dict[str, Method]:
         "ours": Method(f"ours: EHVI, mo_asha (eta {eta:g}), no repeats", "ours", "ehvi", eta),
         "no_scheduler": Method("ours without the scheduler", "ours", "ehvi"),
         "by_top1": Method("ours, rungs judged by top1", "ours", "ehvi", eta, score="objective"),
+        "two_workers": Method("ours, two workers", "ours", "ehvi", eta, workers=2),
         "timed_in_full": Method("ours, every latency timed in full", "ours", "ehvi", eta, briefly=False),
         "repeats": Method("ours with TPE, repeats evaluated again", "ours", "tpe", eta, reuse=False),
         "tpe_asha": Method("ours, TPE instead of EHVI", "ours", "tpe", eta),

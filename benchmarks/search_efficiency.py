@@ -293,7 +293,8 @@ def _chosen(methods: str) -> list[str]:
     for name in methods.split(","):
         if name not in (*METHODS, *GROUPS, "all"):
             raise InputError(f"--methods={name} is none of them: {', '.join((*GROUPS, *METHODS))}.")
-        wanted |= set(METHODS) if name == "all" else set(GROUPS.get(name, (name,)))
+        all_of_them = {other for other, method in METHODS.items() if not method.workers}
+        wanted |= all_of_them if name == "all" else set(GROUPS.get(name, (name,)))
     return [name for name in METHODS if name in wanted]
 
 
@@ -318,6 +319,8 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=230)
     options = parser.parse_args()
     options.methods = _chosen(options.methods or ("main,parts,bound" if options.simulated else "naive,ours"))
+    if options.simulated and (side_by_side := [name for name in options.methods if METHODS[name].workers]):
+        raise InputError(f"--methods={side_by_side[0]} is compared for real only: take it out, or leave out --simulated.")
     for name in ("seeds", "trials", "jobs"):
         if (value := getattr(options, name)) is not None and value < 1:
             raise InputError(f"--{name}={value} is not 1 or more.")

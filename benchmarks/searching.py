@@ -166,7 +166,8 @@ def _ours(method: Method, seed: int, seconds: float, folder: Path) -> Searched:
     trials = [trial for trial in study.trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
     points = []
     for trial in trials:
-        if trial.state == TrialState.COMPLETE and trial.datetime_complete is not None and "reused_from" not in trial.user_attrs:
+        own = "reused_from" not in trial.user_attrs and not trial.user_attrs.get("latency_brief")
+        if trial.state == TrialState.COMPLETE and trial.datetime_complete is not None and own:
             top1, latency_ms = trial.values
             told_s = trial.datetime_complete.timestamp() - launched_s
             points.append(Point(told_s, trial.user_attrs["architecture_id"], (-top1, latency_ms)))
@@ -190,6 +191,7 @@ def _overrides(method: Method, folder: Path) -> list[str]:
         brief = [f"measure.latency_max_seconds={_BRIEF_LATENCY_SECONDS}"] if method.way == "plain" and method.briefly else []
         return [*found, "scheduler=none", *brief]
     found += ["scheduler=mo_asha", f"scheduler.eta={method.eta}", f"scheduler.score={method.score}"]
+    found += [f"engine.workers={method.workers}"] if method.workers else []
     return found if method.briefly else [*found, f"scheduler.first_latency_seconds={_LATENCY_SECONDS}"]
 
 

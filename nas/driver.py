@@ -1,6 +1,7 @@
 """Keeps an engine busy until a study has its trials: asks, submits, and tells whatever ends, in the order in which it ends.
 
-Where a scheduler may stop trainings early, a candidate is evaluated in stretches from rung to rung.
+Where a scheduler may stop trainings early, a candidate is evaluated in stretches from rung to rung; behind the last one it is
+timed in full, if a first look at its latency is not enough.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from nas.beside import MOST_ATTEMPTS
@@ -83,20 +84,22 @@ def run(
         RunError: Candidate after candidate failed in the same way.
     """
     streak = _Streak()
-    pending: dict[Future[Evaluation], tuple[int, EvaluationRequest]] = {}
+    pending: dict[Future[Evaluation], _Stretch] = {}
 
-    def submit(number: int, request: EvaluationRequest, passed: int = 0) -> None:
+    def submit(stretch: _Stretch) -> None:
+        try:
+            with gate.interruptible():
+                future = engine.submit(stretch.number, stretch.request, observer.stage)
+        except (Interrupted, InputError):
+            study.release(stretch.number)
+            raise
+        pending[future] = stretch
+
+    def train(number: int, request: EvaluationRequest, passed: int = 0) -> None:
         """Evaluate up to the next rung: of those that it has passed, if its state is lost, it is not judged again."""
         done = request.begun.metrics.epochs or 0 if request.begun is not None else 0
         rung = study.scheduler.next_rung(max(done, passed))
-        request = replace(request, until_epoch=rung, keep_state=rung is not None)
-        try:
-            with gate.interruptible():
-                future = engine.submit(number, request, observer.stage)
-        except (Interrupted, InputError):
-            study.release(number)
-            raise
-        pending[future] = number, request
+        submit(_Stretch(number, replace(request, until_epoch=rung, keep_state=rung is not None)))
 
     def tell(number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         patiently(lambda: observer.evaluated(number, evaluation), "the run folder")  # as a full disk is waited for
@@ -106,22 +109,27 @@ def run(
 
     def take_done() -> None:
         for future in [future for future in pending if future.done()]:
-            number, request = pending[future]
-            evaluation = future.result()  # what it raises leaves the trial among those under way
+            stretch = pending[future]
+            evaluation = stretch.joined(future.result())  # what it raises leaves the trial among those under way
             del pending[future]
-            if _ended(request, evaluation):
-                streak.add(tell(number, evaluation))
-            elif study.goes_on(number, evaluation):
-                submit(number, replace(request, begun=evaluation))
+            number, request = stretch.number, stretch.request
+            if not stretch.is_last(evaluation):
+                if study.goes_on(number, evaluation):
+                    train(number, replace(request, begun=evaluation))
+                else:
+                    streak.add(tell(number, evaluation, request.until_epoch))
+            elif stretch.leaves_timing(evaluation) and not study.first_look_is_enough(evaluation):
+                submit(stretch.timing(evaluation))
             else:
-                streak.add(tell(number, evaluation, request.until_epoch))
+                streak.add(tell(number, evaluation))
 
     def give_up(is_away: bool = False) -> None:
         """Tell what has ended and release the rest; while the storage is away, keep what has ended for the next run."""
-        for future, (number, request) in pending.items():
-            evaluation = future.result() if future.done() and future.exception() is None else None
+        for future, stretch in pending.items():
+            number = stretch.number
+            evaluation = stretch.joined(future.result()) if future.done() and future.exception() is None else None
             try:
-                if evaluation is None or not _ended(request, evaluation):
+                if evaluation is None or not stretch.is_last(evaluation) or stretch.leaves_timing(evaluation):
                     if not is_away:
                         study.release(number)
                 elif is_away:
@@ -149,7 +157,7 @@ def run(
                 if asked.begun is not None:
                     passed = asked.begun.attributes["stopped_at"]
                     study.resumes(asked.number, anew=request.begun is None)
-                submit(asked.number, request, passed)
+                train(asked.number, request, passed)
             if not pending and not study.waits and not study.watches:
                 return
             with gate.interruptible():
@@ -163,6 +171,47 @@ def run(
     except (Interrupted, InputError, RunError):
         give_up()
         raise
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """A part of a candidate's way that is under way.
+
+    Attributes:
+        trained: What the training came to, where only the timing is left; ``None`` before that.
+    """
+
+    number: int
+    request: EvaluationRequest
+    trained: Evaluation | None = None
+
+    def joined(self, found: Evaluation) -> Evaluation:
+        """Return what was found together with what a timing leaves out."""
+        if self.trained is None:
+            return found
+        before = self.trained
+        return replace(
+            found,
+            state=before.state,
+            weights=before.weights,
+            worker=before.worker,
+            measured_by=before.measured_by if found.worker == before.worker else found.worker,
+            begun=before.begun + found.begun - 1,
+        )
+
+    def is_last(self, evaluation: Evaluation) -> bool:
+        """Whether the candidate came to the end of its training, and not to a rung of it, or will never come there."""
+        return bool(evaluation.failure or evaluation.gated_by) or self.request.until_epoch is None
+
+    def leaves_timing(self, evaluation: Evaluation) -> bool:
+        """Whether the network is trained, but its latency was only looked at."""
+        ended_well = not (evaluation.failure or evaluation.gated_by)
+        return self.trained is None and ended_well and bool(evaluation.metrics.latency_brief)
+
+    def timing(self, trained: Evaluation) -> _Stretch:
+        """Return the stretch that is left then. What was trained is not gated any more."""
+        begun = replace(trained, state=None, weights=None)  # it is no meter's concern
+        return _Stretch(self.number, replace(self.request, begun=begun, only_measure=True, gate={}), trained)
 
 
 class _Streak:
@@ -189,11 +238,6 @@ class _Streak:
                 f"{len(self._failed)} candidates in a row failed ({kind}), the last one (trial {outcome.name}) with: "
                 f"{outcome.failure_reason}. {_REMEDIES.get(str(kind), _REMEDIES['error'])} The same command goes on."
             )
-
-
-def _ended(request: EvaluationRequest, evaluation: Evaluation) -> bool:
-    """Whether a candidate came to the end of its way, and not to a rung of it."""
-    return bool(evaluation.failure or evaluation.gated_by) or request.until_epoch is None
 
 
 def run_references(

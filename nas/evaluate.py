@@ -47,14 +47,14 @@ class EvaluationRequest:
         required: Metrics that must be measured: a candidate for which one cannot be is not trained.
         gate: Bounds by metric: a candidate that misses one that is known before it is trained is not trained.
         until_epoch: Epochs after which the training stops, counted from its beginning; ``None`` trains to the end.
-        first_latency_seconds: How long the latency is timed at most while the training is to stop early; it is timed in full
-            once the rest of the training is asked for, or if that decides whether a bound is kept.
+        first_latency_seconds: How long the latency is timed at most before a training that may be stopped early; it is timed in
+            full at once only if that decides whether a bound is kept.
         scored: Further epochs after which the network is scored.
         begun: What an earlier evaluation of this candidate came to, with its state: the training goes on from there, and
-            nothing is measured again.
+            nothing is measured again; with ``only_measure``, what was timed briefly is timed in full and nothing is trained.
         keep_state: Whether the evaluation carries what it takes to go on.
         keep_weights: Whether the evaluation carries the trained weights, if the training came to its end.
-        only_measure: Whether the way ends before the training, which another device goes on with.
+        only_measure: Whether the way ends before the training, which another device goes on with or which is over.
     """
 
     space: SearchSpace
@@ -77,12 +77,14 @@ class EvaluationRequest:
 
     @property
     def measures(self) -> bool:
-        """Whether anything is to be measured: nothing was, or only briefly and the training is to come to its end now."""
-        if self.begun is None:
-            return True
-        before = self.begun.measurement
-        briefly = before is not None and before.conditions.latency_max_seconds < self.measure.latency_max_seconds
-        return briefly and self.until_epoch is None
+        """Whether anything is to be measured: nothing was, or only briefly and that is to be made good."""
+        return self.begun is None or (self.only_measure and bool(self.begun.metrics.latency_brief))
+
+    @property
+    def times_briefly(self) -> bool:
+        """Whether a first look at the latency is enough for now."""
+        first_s, whole_s = self.first_latency_seconds, self.measure.latency_max_seconds
+        return self.begun is None and self.until_epoch is not None and first_s is not None and first_s < whole_s
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Metrics:
         latency_ms: Median for the whole batch; ``latency_graph_ms`` and its like are the variants that were asked for.
         latency_noise: Relative standard deviation of its blocks' means, where it is timed by blocks.
         latency_warm: Whether times had stopped drifting when timing began.
+        latency_brief: Whether it was timed no longer than ``first_latency_seconds``; see ``nas.first_look``.
         energy_j: Gross joules per image; ``energy_net_j`` without what the idle device spends.
         energy_uncertainty_j: What the sensor's ticks and the spread of windows leave open, without the sensor's bias.
         peak_memory_mb: Highest memory asked for during a forward pass.
@@ -118,6 +121,7 @@ class Metrics:
     latency_noise: float | None = None
     latency_stop_reason: str | None = None
     latency_warm: bool | None = None
+    latency_brief: bool | None = None
     latency_graph_ms: float | None = None
     latency_compiled_ms: float | None = None
     latency_enqueue_ms: float | None = None
@@ -350,12 +354,11 @@ class _Way:
 
     def _measure(self, model: nn.Module, input_shape: tuple[int, int, int]) -> None:
         request, first_s = self.request, self.request.first_latency_seconds
-        if request.until_epoch is None or first_s is None or first_s >= request.measure.latency_max_seconds:
-            self._measure_by(request.measure, model, input_shape)
-        else:
+        if request.times_briefly:
+            assert first_s is not None
             self._measure_by(replace(request.measure, latency_max_seconds=first_s), model, input_shape)
-            if is_close_to_a_bound(self.found, request.gate):
-                self._measure_by(request.measure, model, input_shape)
+        if not request.times_briefly or is_close_to_a_bound(self.found, request.gate):
+            self._measure_by(request.measure, model, input_shape)
         if self.gated_by:
             return
         for metric in request.required:
@@ -382,6 +385,8 @@ class _Way:
             spent_s = 0.0 if before is None else self.found["measure_seconds"]
             self.found |= self.measurement.figures()
             self.found["measure_seconds"] += spent_s
+            if self.measurement.latency is not None:
+                self.found["latency_brief"] = conditions.latency_max_seconds < self.request.measure.latency_max_seconds
             self.reasons |= self.measurement.reasons()
         self.stage = "measure"
         gated()

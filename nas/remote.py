@@ -189,6 +189,9 @@ class RayEngine:
                 promise.set_exception(error)
                 return
             measured = done.result()
+            if request.only_measure:
+                promise.set_result(measured)
+                return
             if measured.failure or measured.gated_by:
                 promise.set_result(replace(measured, measured_by=measured.worker))
                 return

@@ -100,13 +100,14 @@ class SimulatedEngine(Unattended):
             )
         row = self._table.row(request.architecture)
         answer = _Answer(row, row.ours if self._way == "ours" else row.naive, request)
-        if request.until_epoch is not None and request.first_latency_seconds is not None:
+        if request.times_briefly:
+            assert request.first_latency_seconds is not None
             self._table.check_brief(request.first_latency_seconds)
         if request.begun is None:
             answer.measure(gated=self._way == "ours")
-        elif request.until_epoch is None and answer.was_timed_briefly:
+        elif request.measures:
             answer.time_in_full(gated=self._way == "ours")
-        if not answer.gated_by:
+        if not (answer.gated_by or request.only_measure):
             answer.train(self._table.recipe.epochs, request.seed - self._first_seed if self._first_seed is not None else 0)
         return answer.evaluation(), answer.seconds
 
@@ -147,7 +148,7 @@ class _Answer:
             missing = ("latency_ms", "latency_iqr_ms", "images_per_s", "flops_per_s", "peak_memory_mb", "energy_j")
             self._reasons |= dict.fromkeys(missing, reason)
             return
-        if request.until_epoch is not None and request.first_latency_seconds is not None:
+        if request.times_briefly:
             self._time_briefly()
             if gated and is_close_to_a_bound(self._found, request.gate):
                 self.time_in_full()
@@ -156,20 +157,16 @@ class _Answer:
         if gated:
             self._misses()
 
-    @property
-    def was_timed_briefly(self) -> bool:
-        return bool(self._found["latency_ms"] != self._row.figures["latency_ms"])
-
     def _time_briefly(self) -> None:
         figures = self._row.figures
         latency_ms = figures["brief_latency_ms"]
         faster = figures["latency_ms"] / latency_ms
-        self._found |= {"latency_ms": latency_ms, "latency_iqr_ms": figures["brief_latency_iqr_ms"]}
+        self._found |= {"latency_ms": latency_ms, "latency_iqr_ms": figures["brief_latency_iqr_ms"], "latency_brief": True}
         self._found |= {name: figures[name] * faster for name in ("images_per_s", "flops_per_s")}
         self._spend(self._row.brief_measure_seconds)
 
     def time_in_full(self, gated: bool = False) -> None:
-        self._found |= {name: self._row.figures[name] for name in TIMED}
+        self._found |= {name: self._row.figures[name] for name in TIMED} | {"latency_brief": False}
         self._spend(self._costs.measure_seconds - self._row.count_seconds)
         if gated:
             self._misses()

@@ -193,7 +193,7 @@ class Study:
         elsewhere = self.plan.known.get(architecture.id)
         if before is not None:
             self._repeat(trial, before, counts)
-        elif elsewhere is not None:
+        elif elsewhere is not None and self.verdict.look_is_enough(elsewhere.attributes, self.as_told):
             self._take_over(trial, elsewhere)
         elif (now := history.under_way(architecture.id, trial.number)) is not None:
             trial.set_user_attr(WAITS, now.number)
@@ -245,6 +245,10 @@ class Study:
                 return number in self.scheduler.those_who_go_on(self._marks(epochs))
         except UpdateFinishedTrialError:
             return False  # another process took this one for dead and was faster: telling it will find that out
+
+    def first_look_is_enough(self, evaluation: Evaluation) -> bool:
+        """Whether a network that was trained to its end need not be timed in full; see ``nas.first_look``."""
+        return self.verdict.look_is_enough(evaluation.attributes(), self.as_told)
 
     def _marks(self, rung: int) -> dict[int, Mark]:
         """Return how candidates stood at a rung, of those that were judged by what this run judges by."""

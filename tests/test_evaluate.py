@@ -19,6 +19,7 @@ from nas.errors import InputError, RunError
 from nas.evaluate import EvaluationRequest, evaluate, mean_of_last_third
 from nas.measure import energy, latency, lock, memory
 from nas.measure.device import resolve_conditions
+from nas.measure.record import SensorError
 from nas.measure.settings import MeasureSettings
 from nas.measure.subject import Subject
 from nas.train.data import DataRequest
@@ -62,21 +63,40 @@ def test_closed_forms(request_: EvaluationRequest) -> None:
     assert stages == ["data", "build", "complexity", "waiting for the device", *METERS, "train", "train 1/1"]
 
 
-def test_a_latency_is_timed_briefly_first_and_in_full_once_the_training_goes_to_its_end(request_: EvaluationRequest) -> None:
+def test_a_latency_is_timed_briefly_first_and_in_full_when_that_is_asked_for(request_: EvaluationRequest) -> None:
     wanted = replace(request_, train=replace(request_.train, epochs=2), first_latency_seconds=0.02)
     stages: list[str] = []
     first = evaluate(replace(wanted, until_epoch=1, keep_state=True), stages.append)
     assert first.measurement is not None and first.measurement.conditions.latency_max_seconds == 0.02
     assert stages == ["data", "build", "complexity", "waiting for the device", *METERS, "train", "train 1/1"]
     stages.clear()
-    last = evaluate(replace(wanted, begun=first), stages.append)
-    assert stages == ["data", "build", "waiting for the device", "latency", "train", "train 2/2"]
+    trained = evaluate(replace(wanted, begun=first), stages.append)
+    assert stages == ["data", "build", "train", "train 2/2"]
+    assert trained.measurement == first.measurement and first.metrics.latency_brief and trained.metrics.latency_brief
+    stages.clear()
+    last = evaluate(replace(wanted, begun=trained, only_measure=True), stages.append)
+    assert stages == ["data", "build", "waiting for the device", "latency"]
+    assert last.metrics.latency_brief is False and last.metrics.top1 == trained.metrics.top1 and last.metrics.epochs == 2
     assert last.measurement is not None and last.measurement.conditions == request_.measure
     assert last.measurement.memory == first.measurement.memory and last.measurement.complexity == first.measurement.complexity
     assert last.metrics.latency_ms != first.metrics.latency_ms and last.metrics.params == first.metrics.params
     assert (last.metrics.measure_seconds or 0) > (first.metrics.measure_seconds or 0)
     straight = evaluate(wanted).measurement
     assert straight is not None and straight.conditions == request_.measure
+
+
+def test_a_timing_in_full_that_is_refused_leaves_the_look_and_calls_it_one(
+    request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = replace(request_, first_latency_seconds=0.02, train=replace(request_.train, epochs=2))
+    looked = evaluate(replace(wanted, until_epoch=1))
+
+    def refuse(subject: Subject) -> latency.Latency:
+        raise SensorError("another load on the device")
+
+    monkeypatch.setattr(latency, "measure", refuse)
+    found = evaluate(replace(wanted, begun=looked, only_measure=True))
+    assert found.metrics.latency_brief and found.metrics.latency_ms == looked.metrics.latency_ms
 
 
 @pytest.mark.parametrize(("factor", "seconds"), [(1.05, 0.05), (0.95, 0.05), (2.0, 0.02), (0.5, 0.02)])

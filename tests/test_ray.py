@@ -84,7 +84,8 @@ def test_measured_there_and_trained_here_is_what_one_process_comes_to(address: s
         # Two epochs, up to a rung after the first; then the rest, and the latency in full.
         longer = replace(request_of(GOOD), train=replace(request_of(GOOD).train, epochs=2), first_latency_seconds=0.01)
         first = engine.submit(8, replace(longer, until_epoch=1, keep_state=True), silent).result(timeout=600)
-        whole = engine.submit(8, replace(longer, begun=first), silent).result(timeout=600)
+        trained = engine.submit(8, replace(longer, begun=first), silent).result(timeout=600)
+        whole = engine.submit(8, replace(longer, begun=trained, only_measure=True), silent).result(timeout=600)
         crashed = engine.submit(9, request_of(FaultyArchitecture(4, "train", "crash")), silent).result(timeout=600)
         broken = engine.submit(10, request_of(FaultyArchitecture(4, "latency", "exception")), silent).result(timeout=600)
     here = evaluate(request_of(GOOD))
@@ -93,6 +94,7 @@ def test_measured_there_and_trained_here_is_what_one_process_comes_to(address: s
     assert stages[0] == "7 data" and "7 latency" in stages and stages[-1] == "7 train 1/1"
     assert first.state is not None and first.metrics.epochs == 1 and first.measurement is not None
     assert first.measurement.conditions.latency_max_seconds == 0.01
+    assert trained.measurement == first.measurement and (trained.worker, whole.worker) == (fast, edge)
     assert whole.metrics.train_loss == evaluate(replace(longer, first_latency_seconds=None)).metrics.train_loss
     assert whole.measurement is not None and whole.measurement.conditions.latency_max_seconds == 0.05
     assert crashed.failure == "crash" and "died of SIGSEGV" in str(crashed.failure_reason)

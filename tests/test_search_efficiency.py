@@ -163,7 +163,7 @@ def test_what_is_run_for_real_is_a_search_that_can_be_had(efficiency: ModuleType
             overrides = searching._overrides(method, tmp_path)
             config = parse_search(compose("search", SEARCH_ROOT, SEARCH_GROUPS, overrides).plain)
             assert config.seed == 0 and config.scheduler.kind == ("none" if method.eta is None else "mo_asha")
-            settings[name] = config.scheduler, config.sampler, config.measure.latency_max_seconds
+            settings[name] = config.scheduler, config.sampler, config.measure.latency_max_seconds, config.engine.workers
     # But for this pair, of which one is a plain loop, no two are the same.
     assert settings["nsga2"] == settings["nsga2_no_scheduler"]
     assert len({str(setting) for setting in settings.values()}) == len(settings) - 1

@@ -171,19 +171,22 @@ def test_a_leg_that_goes_nowhere_is_scored_again(table: Table) -> None:
     assert anew.metrics.epochs == 1, "without a state, it trains from the start"
 
 
-def test_a_latency_is_timed_briefly_until_the_training_goes_to_its_end(table: Table) -> None:
+def test_a_latency_is_timed_briefly_until_it_is_asked_for_in_full(table: Table) -> None:
     engine = SimulatedEngine(table)
     first = answered(engine, request(2, until_epoch=2, first_latency_seconds=0.25, keep_state=True))
-    assert (first.metrics.latency_ms, first.metrics.latency_iqr_ms) == (4.0, 0.75)
+    assert (first.metrics.latency_ms, first.metrics.latency_iqr_ms) == (4.0, 0.75) and first.metrics.latency_brief
     assert first.metrics.flops_per_s == 0.5e9 and first.metrics.measure_seconds == COUNT + BRIEF
     assert engine.now_s == COUNT + BRIEF + SETUP + 2 * 2 + SCORE
-    second = answered(engine, request(2, until_epoch=4, first_latency_seconds=0.25, begun=first, keep_state=True))
-    assert second.metrics.latency_ms == 4.0
     before_s = engine.now_s
-    last = answered(engine, request(2, first_latency_seconds=0.25, begun=second))
+    trained = answered(engine, request(2, first_latency_seconds=0.25, begun=first))
+    assert trained.metrics.latency_ms == 4.0 and trained.metrics.epochs == 6
+    assert engine.now_s - before_s == SETUP + 4 * 2 + SCORE
+    before_s = engine.now_s
+    last = answered(engine, request(2, first_latency_seconds=0.25, begun=trained, only_measure=True))
     assert (last.metrics.latency_ms, last.metrics.latency_iqr_ms, last.metrics.flops_per_s) == (2.0, 0.5, 1e9)
-    assert last.metrics.measure_seconds == BRIEF + MEASURE
-    assert engine.now_s - before_s == MEASURE - COUNT + SETUP + 2 * 2 + SCORE, "the networks are counted once"
+    assert last.metrics.measure_seconds == BRIEF + MEASURE and last.metrics.latency_brief is False
+    assert last.metrics.curve == trained.metrics.curve
+    assert engine.now_s - before_s == MEASURE - COUNT, "the networks are counted once, and trained once"
     straight = answered(engine, request(2, first_latency_seconds=0.25))
     assert straight.metrics.latency_ms == 2.0 and straight.metrics.measure_seconds == MEASURE
     with pytest.raises(InputError, match=r"scheduler\.first_latency_seconds=1 cannot be simulated.*were timed for 0\.25 s"):
@@ -378,5 +381,5 @@ def test_the_gate_is_asked_again_when_a_latency_was_taken_in_full(tmp_path: Path
     engine, gate = SimulatedEngine(slow), {"latency_ms": 8.0}
     first = answered(engine, request(2, until_epoch=2, first_latency_seconds=0.25, gate=gate, keep_state=True))
     assert first.metrics.latency_ms == 4.0 and not first.gated_by
-    last = answered(engine, request(2, first_latency_seconds=0.25, gate=gate, begun=first))
+    last = answered(engine, request(2, first_latency_seconds=0.25, gate=gate, begun=first, only_measure=True))
     assert last.gated_by == ("latency_ms",) and last.metrics.latency_ms == 9.0 and last.metrics.epochs == 2
