@@ -35,6 +35,12 @@ def caveats(report: Report) -> Iterable[str]:
         yield f"{count} of {len(measured)} measured trials carry the doubt “{doubt}”."
     if len(doubts) > _MOST_DOUBTS:
         yield f"{len(doubts) - _MOST_DOUBTS} rarer doubts are in the trials' measure_flags."
+    looked = [o.name for o in (*population.front, *population.tied) if o.attributes.get("latency_brief")]
+    if looked:
+        yield (
+            f"The latency of {len(looked)} networks on the front or tied with it (trial {', '.join(looked)}) was timed briefly "
+            "only: they were far behind another network when they were told, or the timing in full was refused."
+        )
     if run.record["conditions"]["device"].get("kind") == "cuda":
         yield "The GPU's clocks are not locked by a search: what they did while measuring is in each measurement.json."
     missing = Counter(

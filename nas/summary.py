@@ -53,6 +53,9 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
         later = f", {resumed} of them went on later" if resumed else ""
         told = f"{len(stopped)} trainings were stopped early ({at} of {epochs} epochs{later})"
         yield f"stopping: {told}; {done} of {whole} epochs ran"
+    ended = [outcome for outcome in trained if outcome.state == "complete"]
+    if looked := sum(bool(outcome.attributes.get("latency_brief")) for outcome in ended):
+        yield f"timing: {looked} of {len(ended)} trained networks were far behind the front and timed briefly only"
     repeated = sum(outcome.state == "repeated" for outcome in outcomes)
     if repeated:
         yield f"repeats: {repeated} suggestions built what was known already and were not evaluated"

@@ -176,13 +176,14 @@ def test_the_end_says_what_was_saved_and_how_sure_the_front_is() -> None:
         Outcome("4", 4, "pruned", {"architecture_id": "a4", "gated_by": ["params", "latency_ms"], "fidelity": 0}),
         Outcome("5", 5, "pruned", {"architecture_id": "a5", "stopped_at": 1, "fidelity": 1, "train_seconds": 1.0}),
         Outcome("6", 6, "pruned", {"architecture_id": "a6", "stopped_at": 3, "fidelity": 3, "train_seconds": 1.0}),
-        complete(7, 0.5, 9.0, resumed_from=6, uncounted=True),
+        complete(7, 0.5, 9.0, resumed_from=6, uncounted=True, latency_brief=True),
         Outcome("8", 8, "repeated", {"architecture_id": "a0", "reused_from": 0, "uncounted": True}),
     )
     assert list(savings(outcomes, 9)) == [
         "gate: 2 candidates missed a bound and were not trained (params 2, latency_ms 1); a training took 3 s in the median",
         "stopping: 2 trainings were stopped early (1 after 1, 1 after 3 of 9 epochs, 1 of them went on later); "
         "37 of 45 epochs ran",
+        "timing: 1 of 4 trained networks were far behind the front and timed briefly only",
         "repeats: 1 suggestions built what was known already and were not evaluated",
     ]
     population = Population(outcomes, (), PLAN.objectives, {}, IMAGES)

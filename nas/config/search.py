@@ -46,8 +46,8 @@ class SchedulerSettings:
         rungs: Epochs after which is decided; ``None`` for the recipe's epochs divided by eta again and again.
         score: What a training is judged by at a rung: ``loss``, the mean training loss of its last epoch, which tells more of the
             final accuracy than an early accuracy does; or ``objective``, the objectives themselves after so many epochs.
-        first_latency_seconds: How long a latency is timed at most before a candidate has passed the last rung, where it is timed
-            in full; ``None`` is 0.1 on a CPU and 0.5 on a GPU.
+        first_latency_seconds: How long a latency is timed at most before the training, behind which it is timed in full if the
+            network may belong on the front; ``None`` is 0.1 on a CPU and 0.5 on a GPU.
     """
 
     kind: Literal["none", "mo_asha"] = "none"
