@@ -208,6 +208,10 @@ class _TimedStudy(Study):
         with self.clock.sampling():
             return super().goes_on(number, evaluation)
 
+    def first_look_is_enough(self, evaluation: Evaluation) -> bool:
+        with self.clock.sampling():
+            return super().first_look_is_enough(evaluation)
+
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         with self.clock.sampling():
             return super().tell(number, evaluation, stopped_at)

@@ -10,7 +10,7 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas.beside import references_in, with_seeds
+from nas.beside import references_in, with_seeds, with_timings
 from nas.conditions import check_format
 from nas.errors import InputError, suggestion
 from nas.outcomes import TAKEN_AT, Outcome, State
@@ -56,7 +56,7 @@ def read_archive(storage: Storage, name: str) -> Archive:
         raise InputError(f"study {name!r} is not in {storage.spec.shown}{suggestion(name, known, 'studies')}") from None
     check_format(name, study.user_attrs)
     trials = study.get_trials(deepcopy=False)
-    as_told = tuple(outcome_of(trial) for trial in trials if trial.state in STATES)
+    as_told = tuple(with_timings([outcome_of(trial) for trial in trials if trial.state in STATES], study.user_attrs))
     return Archive(
         outcomes=tuple(with_seeds(as_told, study.user_attrs)),
         as_told=as_told,

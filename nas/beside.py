@@ -1,4 +1,4 @@
-"""What a study keeps beside its trials: its reference networks, and what further seeds of its networks came to."""
+"""What a study keeps beside its trials: its references, and what further seeds and later timings of its networks came to."""
 
 from __future__ import annotations
 
@@ -21,6 +21,13 @@ MOST_ATTEMPTS = 3
 SEEDED = ("top1", "top1_mean", "top5", "train_loss_area")
 """Metrics that depend on the training's seed."""
 
+TIMED = (
+    *("latency_ms", "latency_iqr_ms", "latency_noise", "latency_stop_reason", "latency_warm", "latency_brief"),
+    *("latency_graph_ms", "latency_compiled_ms", "latency_enqueue_ms", "latency_cold_ms", "images_per_s", "flops_per_s"),
+    "measure_flags",
+)
+"""Metrics that a timing in full tells anew."""
+
 _REFERENCE = "reference:"
 """Begins the name of the study attribute that holds a reference."""
 
@@ -30,6 +37,8 @@ _ATTEMPTS = "reference_attempts:"
 _SEEDS = "seeds:"
 """Begins the name of the one that holds what further seeds of a trial came to; its number follows."""
 
+_TIMING = "timed:"
+"""Likewise, of the one that holds how a trial was timed in full after it was told."""
 
 Begun = Literal["here", "known", "elsewhere", "unsure", "too often"]
 """Whether a reference is this process's to evaluate, was evaluated, is under way in another one that lives, or of which that is
@@ -101,6 +110,11 @@ class Beside:
             if seed not in self.seeds(number):  # two processes may have trained the same one
                 self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
 
+    def record_timing(self, number: int, evaluation: Evaluation) -> None:
+        """Keep how a complete trial, whose latency had only been looked at, was timed in full."""
+        attributes = evaluation.attributes()
+        self._study.set_user_attr(f"{_TIMING}{number}", {name: attributes[name] for name in TIMED})
+
 
 def references_in(attributes: Mapping[str, Any]) -> list[Outcome]:
     """Return the reference networks that a study's attributes hold."""
@@ -112,13 +126,29 @@ def _reference(name: str, attributes: Mapping[str, Any]) -> Outcome:
     return Outcome(name, None, "failed" if attributes.get("failure") else "complete", attributes)
 
 
+def with_timings(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> list[Outcome]:
+    """Return outcomes with the latencies of those that were timed in full after they were told.
+
+    Args:
+        outcomes: As ``outcome_of`` returns them.
+        attributes: The study's.
+    """
+    found = {key.removeprefix(_TIMING): timed for key, timed in attributes.items() if key.startswith(_TIMING)}
+    if not found:
+        return list(outcomes)
+    return [
+        replace(outcome, attributes={**outcome.attributes, **found[outcome.name]}) if outcome.name in found else outcome
+        for outcome in outcomes
+    ]
+
+
 def with_seeds(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> list[Outcome]:
     """Return outcomes with the means over all seeds of those that were confirmed, and the noise of a seed in all of them.
 
     A trial's own attributes keep what its first seed came to; a trial that ended cannot be written any more.
 
     Args:
-        outcomes: As ``outcome_of`` returns them.
+        outcomes: As ``with_timings`` returns them.
         attributes: The study's.
     """
     found = {

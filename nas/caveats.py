@@ -35,11 +35,13 @@ def caveats(report: Report) -> Iterable[str]:
         yield f"{count} of {len(measured)} measured trials carry the doubt “{doubt}”."
     if len(doubts) > _MOST_DOUBTS:
         yield f"{len(doubts) - _MOST_DOUBTS} rarer doubts are in the trials' measure_flags."
-    looked = [o.name for o in (*population.front, *population.tied) if o.attributes.get("latency_brief")]
+    looked = [o for o in population.complete if o.attributes.get("latency_brief")]
     if looked:
+        contenders = [o.name for o in (*population.front, *population.tied) if o in looked]
+        among = f" Trial {', '.join(contenders)} on the front or tied with it is among them." if contenders else ""
         yield (
-            f"The latency of {len(looked)} networks on the front or tied with it (trial {', '.join(looked)}) was timed briefly "
-            "only: they were far behind another network when they were told, or the timing in full was refused."
+            f"The latencies of {len(looked)} of {len(population.complete)} networks are those of a first, brief look: another "
+            f"network was clearly ahead, or the meter refused more.{among}"
         )
     if run.record["conditions"]["device"].get("kind") == "cuda":
         yield "The GPU's clocks are not locked by a search: what they did while measuring is in each measurement.json."

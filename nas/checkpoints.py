@@ -39,20 +39,31 @@ def read(run_dir: Path, stopped: Outcome, measured: bool = True) -> Evaluation |
         measured: Whether it was measured, and not looked up in a table.
     """
     folder = run_dir / "trials" / stopped.name
+    measurement = measurement_of(run_dir, stopped) if measured else None
     try:
         whose, _, state = (folder / _STATE).read_bytes().partition(b"\n")
         if json.loads(whose) != _whose(stopped.attributes["architecture_id"]):
             return None
-        measurement = None
-        if measured:
-            measurement = Measurement.from_dict(json.loads((folder / "measurement.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    if measured and measurement is None:
+        return None
     metrics = metrics_of(stopped.attributes)
+    if metrics.latency_brief is None and metrics.latency_ms is not None:  # an earlier version did not say how it was timed
+        metrics = dataclasses.replace(metrics, latency_brief=True)
     names = (f.name for f in dataclasses.fields(metrics))
     reasons = {name: str(reason) for name in names if (reason := stopped.attributes.get(f"{name}_reason")) is not None}
     measured_by = stopped.attributes.get("measured_by")
     return Evaluation(metrics, reasons, measurement=measurement, measured_by=measured_by, state=state)
+
+
+def measurement_of(run_dir: Path, trial: Outcome) -> Measurement | None:
+    """Return all that the meters recorded of a trial; ``None`` if that cannot be read."""
+    path = run_dir / "trials" / trial.name / "measurement.json"
+    try:
+        return Measurement.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def drop(run_dir: Path, number: int) -> None:

@@ -90,8 +90,11 @@ def run(
         try:
             with gate.interruptible():
                 future = engine.submit(stretch.number, stretch.request, observer.stage)
-        except (Interrupted, InputError):
-            study.release(stretch.number)
+        except (Interrupted, InputError, RunError) as error:
+            if stretch.trained is not None:
+                tell(stretch.number, stretch.trained)  # its timing is made good when the study ends
+            elif not isinstance(error, RunError):
+                study.release(stretch.number)
             raise
         pending[future] = stretch
 
@@ -110,7 +113,9 @@ def run(
     def take_done() -> None:
         for future in [future for future in pending if future.done()]:
             stretch = pending[future]
-            evaluation = stretch.joined(future.result())  # what it raises leaves the trial among those under way
+            # What these raise leaves the trial among those under way.
+            evaluation = stretch.joined(future.result())
+            goes_to_meter = stretch.leaves_timing(evaluation) and not study.first_look_is_enough(evaluation)
             del pending[future]
             number, request = stretch.number, stretch.request
             if not stretch.is_last(evaluation):
@@ -118,7 +123,7 @@ def run(
                     train(number, replace(request, begun=evaluation))
                 else:
                     streak.add(tell(number, evaluation, request.until_epoch))
-            elif stretch.leaves_timing(evaluation) and not study.first_look_is_enough(evaluation):
+            elif goes_to_meter:
                 submit(stretch.timing(evaluation))
             else:
                 streak.add(tell(number, evaluation))
@@ -127,9 +132,9 @@ def run(
         """Tell what has ended and release the rest; while the storage is away, keep what has ended for the next run."""
         for future, stretch in pending.items():
             number = stretch.number
-            evaluation = stretch.joined(future.result()) if future.done() and future.exception() is None else None
+            evaluation = stretch.joined(future.result()) if future.done() and future.exception() is None else stretch.trained
             try:
-                if evaluation is None or not stretch.is_last(evaluation) or stretch.leaves_timing(evaluation):
+                if evaluation is None or not stretch.is_last(evaluation):
                     if not is_away:
                         study.release(number)
                 elif is_away:
@@ -190,12 +195,16 @@ class _Stretch:
         if self.trained is None:
             return found
         before = self.trained
+        measured_by = None if found.worker == before.worker else found.worker
+        if found.metrics.latency_brief:
+            measured_by = before.measured_by
         return replace(
             found,
+            measurement=found.measurement or before.measurement,
             state=before.state,
             weights=before.weights,
             worker=before.worker,
-            measured_by=before.measured_by if found.worker == before.worker else found.worker,
+            measured_by=measured_by,
             begun=before.begun + found.begun - 1,
         )
 
@@ -204,9 +213,9 @@ class _Stretch:
         return bool(evaluation.failure or evaluation.gated_by) or self.request.until_epoch is None
 
     def leaves_timing(self, evaluation: Evaluation) -> bool:
-        """Whether the network is trained, but its latency was only looked at."""
-        ended_well = not (evaluation.failure or evaluation.gated_by)
-        return self.trained is None and ended_well and bool(evaluation.metrics.latency_brief)
+        """Whether the network is trained to its end, but its latency was only looked at."""
+        is_trained = self.is_last(evaluation) and not (evaluation.failure or evaluation.gated_by)
+        return self.trained is None and is_trained and bool(evaluation.metrics.latency_brief)
 
     def timing(self, trained: Evaluation) -> _Stretch:
         """Return the stretch that is left then. What was trained is not gated any more."""

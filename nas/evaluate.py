@@ -382,11 +382,15 @@ class _Way:
             measuring.measure(model, gated)
         finally:
             self.measurement = measuring.result()
+            if self.measurement.latency is None and before is not None and before.latency is not None:
+                # The look stays what is known; why there is no more than that stands among the refusals.
+                self.measurement = replace(self.measurement, latency=before.latency, conditions=before.conditions)
             spent_s = 0.0 if before is None else self.found["measure_seconds"]
             self.found |= self.measurement.figures()
             self.found["measure_seconds"] += spent_s
             if self.measurement.latency is not None:
-                self.found["latency_brief"] = conditions.latency_max_seconds < self.request.measure.latency_max_seconds
+                taken_s = self.measurement.conditions.latency_max_seconds
+                self.found["latency_brief"] = taken_s < self.request.measure.latency_max_seconds
             self.reasons |= self.measurement.reasons()
         self.stage = "measure"
         gated()

@@ -1,7 +1,7 @@
 """When a first, brief look at a network's latency is enough: when another network beats it by more than that look leaves open.
 
 Timing a small network in full can take as long as training it. What stands far behind the front stays there, however well it
-is timed; what may belong on the front, or within noise of it, is timed in full.
+is timed; what may belong on the front is timed in full. Where no objective hangs on the latency, being beaten at all is enough.
 """
 
 from __future__ import annotations

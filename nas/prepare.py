@@ -58,6 +58,7 @@ class Prepared:
         scheduler: Decides which trainings are stopped early.
         confirm: How many further seeds the contenders are trained with at the end.
         confirm_for: How to train a network with another seed.
+        timing_for: How to time a network in full whose latency was only looked at.
         engine: Makes what evaluates the candidates.
         keeps: Which trials keep their trained weights.
         references: How to evaluate each reference network, by its name.
@@ -75,6 +76,7 @@ class Prepared:
     request_for: Callable[[Asked], EvaluationRequest]
     confirm: int
     confirm_for: Callable[[Outcome, int], EvaluationRequest]
+    timing_for: Callable[[Outcome], EvaluationRequest]
     engine: Callable[[], Engine]
     keeps: Literal["front", "all", "none"]
     references: Mapping[str, EvaluationRequest]
@@ -175,6 +177,12 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         # A beginning without a training in it: nothing is measured again.
         return replace(request_for(space, architecture), seed=seed, begun=Evaluation(metrics_of(network.attributes)))
 
+    def timing_for(network: Outcome) -> EvaluationRequest:
+        architecture = space.from_dict(json.loads(network.attributes["architecture"]))
+        measurement = checkpoints.measurement_of(run_dir, network)
+        begun = Evaluation(metrics_of(network.attributes), measurement=measurement)
+        return replace(request_for(space, architecture), begun=begun, only_measure=True)
+
     def answer(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> Answer | None:
         drawn = all_drawn(attributes, config)
         return answer_question(config, space, outcomes, objectives, grounds.device_identity, drawn)
@@ -189,6 +197,7 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
         request_for=candidate_for,
         confirm=config.confirm,
         confirm_for=another_seed_for,
+        timing_for=timing_for,
         engine=site.engine(run_dir),
         keeps=config.checkpoints,
         references={name: request_for(ReferenceSpace(), architecture) for name, architecture in references.items()},

@@ -84,6 +84,24 @@ class Progress:
         line = f"trial {network.name}, seed {seed}: {came_to} (before: {show(METRICS['top1'], network.attributes.get('top1'))})"
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
+    def timing_stage(self, name: str, stage: str) -> None:
+        """Note that the timing of a network in full has entered a stage."""
+        self._stages["timing"] = f"trial {name}, in full: {stage}"
+
+    def timed(self, network: Outcome, latency_ms: float | None, refusal: str | None) -> None:
+        """Note that a network was timed in full, or why it was not."""
+        self._stages.pop("timing", None)
+        self._standing.look()
+        self._compare()
+        before, latency = network.attributes.get("latency_ms"), METRICS["latency_ms"]
+        if refusal is not None:
+            line = f"trial {network.name} could not be timed in full: {refusal}; its latency is that of a first look"
+        else:
+            line = (
+                f"trial {network.name}, timed in full: latency_ms {show(latency, latency_ms)} (before: {show(latency, before)})"
+            )
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
     def told(self, trial: Outcome) -> bool:
         """Note that a trial ended; returns whether it changed the front."""
         self._stages.pop(trial.name, None)

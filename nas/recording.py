@@ -105,6 +105,21 @@ class Recorder:
         self._progress.seed_told(network, seed, evaluation.metrics.top1, evaluation.failure_reason)
         self._write_front()
 
+    def timing_stage(self, name: str, stage: str) -> None:
+        """The timing of a network in full entered a stage."""
+        self._progress.timing_stage(name, stage)
+
+    def timed(self, network: Outcome, evaluation: Evaluation) -> None:
+        """A network was timed in full, or could not be."""
+        refusal, measurement = evaluation.failure_reason, evaluation.measurement
+        if evaluation.metrics.latency_brief:
+            refused = dict(measurement.refusals) if measurement is not None else {}
+            refusal = refusal or refused.get("latency_ms", "the meter refused")
+        elif measurement is not None and network.number is not None:
+            write_measurement(self._prepared.run_dir, network.number, measurement.to_dict())
+        self._progress.timed(network, evaluation.metrics.latency_ms, refusal)
+        self._write_front()
+
     def _would_be_on_front(self, evaluation: Evaluation) -> bool:
         plan, attributes = self._prepared.plan, evaluation.attributes()
         values = [attributes.get(metric.name) for metric in plan.objectives]

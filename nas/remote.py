@@ -195,12 +195,10 @@ class RayEngine:
             if measured.failure or measured.gated_by:
                 promise.set_result(replace(measured, measured_by=measured.worker))
                 return
-            state = None if request.begun is None else request.begun.state
-            rest = replace(request, begun=replace(measured, state=state, measured_by=measured.worker))
+            rest = replace(request, begun=replace(measured, measured_by=measured.worker))
             self._training.submit(number, rest, on_stage).add_done_callback(lambda trained: finish(trained, measured))
 
-        begun = None if request.begun is None else replace(request.begun, state=None)  # it is no measurer's concern
-        first = self._measuring.submit(number, replace(request, begun=begun, only_measure=True), on_stage)
+        first = self._measuring.submit(number, replace(request, only_measure=True), on_stage)
         first.add_done_callback(go_on)
         return promise
 

@@ -185,7 +185,7 @@ def _metrics(plan: Plan, trained: FullResult, tested: Score, measurement: Measur
     images = plan.bundle.sizes["test"]
     outcome = plan.chosen.outcome
     brief = outcome.attributes if outcome is not None else {}
-    is_stopped = outcome is not None and outcome.state == "pruned"  # early, or by a bound when it was timed in full
+    is_stopped = outcome is not None and outcome.state == "pruned"  # early, or by a bound
     figures = {key: list(value) if isinstance(value, tuple) else value for key, value in measurement.figures().items()}
     return {
         "study": plan.run.name,

@@ -25,6 +25,8 @@ _OF_A_STOP = ("rung:", "resumed_from", "uncounted", "reused_from")
 def read_known(names: Sequence[str], conditions: Mapping[str, Any], required: Sequence[str]) -> dict[str, Known]:
     """Return the complete results of studies by the architecture's id; of several, the study that was named first.
 
+    A latency that was timed in full goes before one that was only looked at.
+
     Args:
         names: Of studies under ``runs/``, or their folders.
         conditions: Of the search; those of the studies must be the same, but for objectives and bounds.
@@ -42,7 +44,9 @@ def read_known(names: Sequence[str], conditions: Mapping[str, Any], required: Se
             if outcome.state != "complete" or any(attributes.get(metric) is None for metric in required):
                 continue
             kept = {key: value for key, value in attributes.items() if not _is_its_own(key) and value is not None}
-            found.setdefault(str(attributes["architecture_id"]), Known(f"{run.name}/{outcome.name}", kept))
+            identity = str(attributes["architecture_id"])
+            if identity not in found or (found[identity].attributes.get("latency_brief") and not kept.get("latency_brief")):
+                found[identity] = Known(f"{run.name}/{outcome.name}", kept)
     return found
 
 

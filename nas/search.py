@@ -106,7 +106,7 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
 
     from nas import retrying
     from nas.analyse.spread import validation_images
-    from nas.confirming import confirm
+    from nas.confirming import confirm, time_contenders
     from nas.driver import run, run_references
     from nas.files import make_run_dir, write_config, write_json
     from nas.interrupt import Interrupted, InterruptGate
@@ -158,7 +158,11 @@ def _search(prepared: Prepared, composed: Composed, overrides: Sequence[str], co
                 for name in run_references(study, engine, others, recorder, gate, patient=True):
                     console.print(f"reference {name} is under way in another process", markup=False, soft_wrap=True)
                 images = validation_images(prepared.plan.record["data"])
-                confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate)
+                time_contenders(study, engine, prepared.timing_for, images, recorder, gate)
+                # Means may bring a network to the front that was only looked at, and its timing another one.
+                while confirm(study, engine, prepared.confirm_for, prepared.confirm, images, recorder, gate):
+                    if not time_contenders(study, engine, prepared.timing_for, images, recorder, gate):
+                        break
             except Interrupted:
                 interrupted = True
             except StorageAwayError:

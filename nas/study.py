@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from nas.analyse.tradeoffs import feasible, minimised, pareto_front, violations
 from nas.archive import outcome_of
-from nas.beside import MOST_ATTEMPTS, Beside, with_seeds
+from nas.beside import MOST_ATTEMPTS, Beside, with_seeds, with_timings
 from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
@@ -124,12 +124,12 @@ class Study:
     @property
     def finished(self) -> list[Outcome]:
         """The trials that ended by themselves, in whatever state."""
-        return with_seeds(self._history.outcomes, self._study.user_attrs)
+        return with_seeds(self.as_told, self._study.user_attrs)
 
     @property
     def as_told(self) -> list[Outcome]:
         """The same without what further seeds came to: all networks by one seed each, where those are compared."""
-        return list(self._history.outcomes)
+        return with_timings(self._history.outcomes, self._study.user_attrs)
 
     def ask(self) -> Asked | None:
         """Return the next candidate, ``None`` when the study has, or will have, all its trials.

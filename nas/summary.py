@@ -55,7 +55,10 @@ def savings(outcomes: Sequence[Outcome], epochs: int) -> Iterator[str]:
         yield f"stopping: {told}; {done} of {whole} epochs ran"
     ended = [outcome for outcome in trained if outcome.state == "complete"]
     if looked := sum(bool(outcome.attributes.get("latency_brief")) for outcome in ended):
-        yield f"timing: {looked} of {len(ended)} trained networks were far behind the front and timed briefly only"
+        yield (
+            f"timing: {looked} of {len(ended)} trained networks were timed briefly only: another network was clearly ahead, or "
+            "the meter refused more"
+        )
     repeated = sum(outcome.state == "repeated" for outcome in outcomes)
     if repeated:
         yield f"repeats: {repeated} suggestions built what was known already and were not evaluated"

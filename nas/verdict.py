@@ -61,6 +61,9 @@ class Verdict:
         """
         if not attributes.get("latency_brief") or self.missing(attributes):  # telling what is missing will say so
             return True
+        missed = violations(attributes, self._plan.constraints)
+        if any(miss > 0 and METRICS[name].stage != "latency" for name, miss in missed.items()):
+            return True  # whatever its latency is, it is on no front
         return first_look.is_enough(attributes, feasible(told, self._plan.constraints), self._plan.objectives)
 
     def tell(self, trial: optuna.Trial) -> FrozenTrial:

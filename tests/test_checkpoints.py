@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,17 @@ def test_a_state_comes_back_as_it_was(tmp_path: Path, state: bytes) -> None:
     assert found is not None and found.state == state and found.metrics.epochs == 2
     checkpoints.drop(tmp_path, 3)
     assert checkpoints.read(tmp_path, stopped(3, "a8"), measured=False) is None
+
+
+@pytest.mark.parametrize(("known", "taken_for"), [({}, True), ({"latency_brief": False}, False), ({"latency_brief": True}, True)])
+def test_a_latency_of_which_it_is_not_known_how_it_was_timed_is_a_look(
+    tmp_path: Path, known: dict[str, bool], taken_for: bool
+) -> None:
+    checkpoints.keep(tmp_path, 3, Evaluation(Metrics("a8"), state=b"state"))
+    trial = stopped(3, "a8")
+    trial = replace(trial, attributes={**trial.attributes, "latency_ms": 1.0, **known})
+    found = checkpoints.read(tmp_path, trial, measured=False)
+    assert found is not None and found.metrics.latency_brief is taken_for
 
 
 def test_a_state_of_another_network_or_format_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

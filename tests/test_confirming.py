@@ -75,6 +75,10 @@ class Seen:
     def seed_told(self, network: Outcome, seed: int, evaluation: Evaluation) -> None:
         self.told.append((network.name, seed))
 
+    def timing_stage(self, name: str, stage: str) -> None: ...
+
+    def timed(self, network: Outcome, evaluation: Evaluation) -> None: ...
+
 
 @pytest.fixture
 def searched(tmp_path: Path, request_: EvaluationRequest) -> Run:
@@ -183,7 +187,7 @@ def test_the_end_says_what_was_saved_and_how_sure_the_front_is() -> None:
         "gate: 2 candidates missed a bound and were not trained (params 2, latency_ms 1); a training took 3 s in the median",
         "stopping: 2 trainings were stopped early (1 after 1, 1 after 3 of 9 epochs, 1 of them went on later); "
         "37 of 45 epochs ran",
-        "timing: 1 of 4 trained networks were far behind the front and timed briefly only",
+        "timing: 1 of 4 trained networks were timed briefly only: another network was clearly ahead, or the meter refused more",
         "repeats: 1 suggestions built what was known already and were not evaluated",
     ]
     population = Population(outcomes, (), PLAN.objectives, {}, IMAGES)

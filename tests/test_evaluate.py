@@ -92,11 +92,17 @@ def test_a_timing_in_full_that_is_refused_leaves_the_look_and_calls_it_one(
     looked = evaluate(replace(wanted, until_epoch=1))
 
     def refuse(subject: Subject) -> latency.Latency:
-        raise SensorError("another load on the device")
+        raise SensorError("others use the device")
 
     monkeypatch.setattr(latency, "measure", refuse)
     found = evaluate(replace(wanted, begun=looked, only_measure=True))
     assert found.metrics.latency_brief and found.metrics.latency_ms == looked.metrics.latency_ms
+    assert found.measurement is not None and looked.measurement is not None
+    assert found.measurement.latency == looked.measurement.latency and not found.failure
+    assert (
+        found.measurement.conditions.latency_max_seconds == 0.02 and found.metrics.measure_flags == looked.metrics.measure_flags
+    )
+    assert ("latency_ms", "others use the device") in found.measurement.refusals
 
 
 @pytest.mark.parametrize(("factor", "seconds"), [(1.05, 0.05), (0.95, 0.05), (2.0, 0.02), (0.5, 0.02)])

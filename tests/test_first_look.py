@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nas.confirming import contenders, time_contenders
 from nas.driver import run
-from nas.engine import OnStage
-from nas.errors import RunError
-from nas.evaluate import Evaluation, EvaluationRequest
+from nas.engine import Engine, OnStage
+from nas.errors import RunError, StorageAwayError
+from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.first_look import CLEAR, is_enough
-from nas.interrupt import InterruptGate
+from nas.interrupt import Interrupted, InterruptGate
 from nas.metrics import METRICS
 from nas.outcomes import Outcome
 from nas.plan import Known
 from nas.scheduler import MoAsha
+from nas.spool import Spool
+from nas.study import Study
 from tests.test_scheduler import EPOCHS, ToyEngine, Watcher, learning, request_, search
 from tests.test_study import PLAN, Run
 from tests.toy import ToyArchitecture
@@ -186,20 +190,122 @@ def test_a_timing_that_fails_fails_its_trial_alone(tmp_path: Path, request_: Eva
     assert {one.state for one in study.finished} == {"failed", "pruned"}, "there is no front to be far behind"
 
 
-class Away(LookingEngine):
-    """Breaks off in the first timing."""
+class BreaksOff(LookingEngine):
+    """Never comes to a timing in full."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
 
     def time(self, begun: Evaluation) -> Evaluation:
-        raise RunError("the device is gone")
+        raise self.error
 
 
-def test_a_search_that_ends_in_a_timing_takes_that_candidate_up_again(tmp_path: Path, request_: EvaluationRequest) -> None:
+class Seen:
+    """Keeps what it is told of timings."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, bool | None]] = []
+
+    def seed_stage(self, name: str, stage: str) -> None: ...
+
+    def seed_told(self, network: Outcome, seed: int, evaluation: Evaluation) -> None: ...
+
+    def timing_stage(self, name: str, stage: str) -> None: ...
+
+    def timed(self, network: Outcome, evaluation: Evaluation) -> None:
+        self.told.append((network.name, evaluation.metrics.latency_brief))
+
+
+def timed_at_the_end(study: Study, request: EvaluationRequest, engine: Engine) -> tuple[bool, Seen]:
+    def request_for(network: Outcome) -> EvaluationRequest:
+        return replace(request, begun=Evaluation(metrics_of(network.attributes)), only_measure=True)
+
+    seen = Seen()
+    return time_contenders(study, engine, request_for, 400, seen, InterruptGate()), seen
+
+
+@pytest.mark.parametrize("error", [RunError("the device is gone"), Interrupted()])
+def test_a_training_is_not_lost_where_its_timing_breaks_off(
+    tmp_path: Path, request_: EvaluationRequest, error: BaseException
+) -> None:
     watcher = Weighing()
-    with pytest.raises(RunError, match="gone"):
-        searched(tmp_path, request_, Away(), watcher, trials=8)
-    study = searched(tmp_path, request_, LookingEngine(), watcher, trials=8).study
-    assert sum(one.counts for one in study.finished) == 8 and not any(one.state == "failed" for one in study.finished)
-    assert all(not one.attributes["latency_brief"] for one in study.front())
+    with pytest.raises(type(error)):
+        searched(tmp_path, request_, BreaksOff(error), watcher, trials=8)
+    (cut_off,) = [one for one in watcher.told_ if one.state == "complete"]
+    assert cut_off.attributes["latency_brief"] and watcher.left[cut_off.number or 0].weights == b"weights"
+    engine = LookingEngine()
+    study = searched(tmp_path, request_, engine, watcher, trials=8).study
+    assert sum(one.counts for one in study.finished) == 8 and cut_off.number not in [number for number, *_ in engine.requests]
+    looked = {one.name for one in contenders(study, 400) if one.attributes["latency_brief"]}
+    any_timed, seen = timed_at_the_end(study, request_, engine)
+    assert any_timed == bool(looked) and looked <= {name for name, _ in seen.told}
+    for one in (*contenders(study, 400), *study.front()):
+        assert not one.attributes["latency_brief"] and one.attributes["latency_ms"] == pytest.approx(
+            latency_ms(one.params["width"])
+        )
+    assert study.as_told == study.finished
+    again, seen = timed_at_the_end(study, request_, engine)
+    assert not again and not seen.told, "once"
+
+
+def test_a_contender_whose_timing_is_refused_is_tried_once_and_stays_a_look(tmp_path: Path, request_: EvaluationRequest) -> None:
+    with pytest.raises(Interrupted):
+        searched(tmp_path, request_, BreaksOff(Interrupted()), Weighing(), trials=8)
+    study = searched(tmp_path, request_, Refusing(), Weighing(), trials=8).study
+    any_timed, seen = timed_at_the_end(study, request_, Refusing())
+    assert not any_timed and seen.told and all(is_brief for _, is_brief in seen.told)
+    assert len(seen.told) == len(set(seen.told)) and all(one.attributes["latency_brief"] for one in study.front())
+
+
+class Refusing(LookingEngine):
+    """Its meter refuses."""
+
+    def time(self, begun: Evaluation) -> Evaluation:
+        return replace(begun, worker="meter")
+
+
+def test_what_was_trained_is_kept_while_the_storage_is_away(
+    tmp_path: Path, request_: EvaluationRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Three(LookingEngine):
+        capacity = 3
+
+        def submit(self, number: int, request: EvaluationRequest, on_stage: OnStage) -> Future[Evaluation]:
+            # The first one's timing takes for ever; the storage goes away over the second one.
+            return Future() if request.only_measure else super().submit(number, request, on_stage)
+
+    def go(engine: LookingEngine) -> Run:
+        opened = Run(tmp_path, plan=replace(PLAN, trials=6), spool=Spool(tmp_path / "spool", PLAN.name))
+        try:
+            run(
+                opened.study, engine, lambda asked: replace(request_, architecture=asked.architecture), Watcher(), InterruptGate()
+            )
+        finally:
+            opened.die()
+        return opened
+
+    looks = count()
+
+    def enough(*_: object) -> bool:
+        if next(looks):
+            raise StorageAwayError("study.storage was away for 600 s")
+        return False
+
+    with monkeypatch.context() as patch, pytest.raises(StorageAwayError):
+        patch.setattr(Study, "first_look_is_enough", enough)
+        go(Three())
+    assert sorted(path.name for path in (tmp_path / "spool").iterdir()) == ["0.json", "1.json", "2.json"]
+    second = LookingEngine()
+    opened = go(second)
+    assert [number for number, _, _ in second.requests] == [3, 4, 5], "what was trained is told and not trained again"
+    assert [one.attributes["latency_brief"] for one in opened.study.as_told][:3] == [True] * 3
+
+
+def test_what_is_on_no_front_for_another_bound_is_not_timed_in_full(tmp_path: Path, request_: EvaluationRequest) -> None:
+    engine = LookingEngine()
+    study = searched(tmp_path, request_, engine, Watcher(), trials=8, constraints={"params": 0.0}).study
+    assert any(one.state == "complete" for one in study.finished) and not engine.timed and not study.front()
 
 
 @pytest.mark.parametrize(("briefly", "taken"), [(True, 0), (False, 1), (None, 1)])
@@ -212,3 +318,15 @@ def test_a_look_of_another_study_holds_only_where_it_is_far_behind(
     start = ({"width": 40, "kind": "a"},)
     study = searched(tmp_path, request_, LookingEngine(), Watcher(), trials=3, known=known, start=start).study
     assert [one.attributes.get("reused_from") for one in study.finished].count("other/3") == taken
+
+
+def test_a_look_of_another_study_is_taken_where_this_ones_front_is_ahead_too(tmp_path: Path, request_: EvaluationRequest) -> None:
+    ahead, behind = ToyArchitecture(10, "a"), ToyArchitecture(40, "a")
+    common = {"params": 40, "fidelity": EPOCHS}
+    known = {
+        ahead.id: Known("other/2", {"top1": 0.9, "latency_ms": 10.0, "latency_brief": False, **common}),
+        behind.id: Known("other/3", {"top1": 0.8, "latency_ms": 40.0, "latency_brief": True, **common}),
+    }
+    start = ({"width": 10, "kind": "a"}, {"width": 40, "kind": "a"})
+    study = searched(tmp_path, request_, LookingEngine(), Watcher(), trials=3, known=known, start=start).study
+    assert [one.attributes.get("reused_from") for one in study.finished][:2] == ["other/2", "other/3"]
