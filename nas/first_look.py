@@ -17,9 +17,9 @@ from nas.metrics import Metric
 from nas.outcomes import Outcome
 
 CLEAR = 0.1
-"""By so much of its value the figure of a brief look has to be beaten at least. On a quiet machine none of 120 looks of 0.1 s was
-slower than the timing in full by more than 7 %, on a busy one every seventh by more than 10; see
-``docs/results/search_efficiency.md``."""
+"""By so much of its value the figure of a brief look has to be beaten at least. On a quiet machine 5 of 100 looks of 0.1 s were
+slower than the timing in full by more than that, and 2 or 3 timings in full than the look, as a copy of a network may lie badly in
+memory for as long as it lives: see ``docs/results/search_efficiency.md``."""
 _BEYOND_NOISE = 2.0
 
 
