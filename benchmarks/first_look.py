@@ -70,7 +70,8 @@ def main() -> None:
         rows.append((look_ms, timed_ms(model, options.seconds), timed_ms(model, options.look_seconds)))
         keep("first_look.json", rows)
     looks = np.array(rows)[:, (0, 2)] / np.array(rows)[:, 1:2] - 1
-    printed = Table("look", "median", "5 % below", "5 % above", "least", "most", f"the look {CLEAR:.0%} slower", "the other", box=None)
+    heads = ("look", "median", "5 % below", "5 % above", "least", "most", f"the look {CLEAR:.0%} slower", "the other")
+    printed = Table(*heads, box=None)
     for name, off in (("before", looks[:, 0]), ("after", looks[:, 1]), ("the faster of both", looks.min(axis=1))):
         low, middle, high = np.percentile(off, [5, 50, 95])
         cells = (f"{share:+.1%}" for share in (middle, low, high, off.min(), off.max()))

@@ -18,8 +18,8 @@ from nas.outcomes import Outcome
 
 CLEAR = 0.1
 """By so much of its value the figure of a brief look has to be beaten at least. On a quiet machine 5 of 100 looks of 0.1 s were
-slower than the timing in full by more than that, and 2 or 3 timings in full than the look, as a copy of a network may lie badly in
-memory for as long as it lives: see ``docs/results/search_efficiency.md``."""
+slower than the timing in full by more than that, and 2 or 3 timings in full than the look; see
+``docs/results/search_efficiency.md``."""
 _BEYOND_NOISE = 2.0
 
 
