@@ -1,7 +1,8 @@
 """When a first, brief look at a network's latency is enough: when another network beats it by more than that look leaves open.
 
 Timing a small network in full can take as long as training it. What stands far behind the front stays there, however well it
-is timed; what may belong on the front is timed in full. Where no objective hangs on the latency, being beaten at all is enough.
+is timed; what may belong on the front is timed in full, and so is all of which the training took much longer. Where no
+objective hangs on the latency, being beaten at all is enough.
 """
 
 from __future__ import annotations
@@ -21,6 +22,17 @@ CLEAR = 0.1
 slower than the timing in full by more than that, and 2 or 3 timings in full than the look; see
 ``docs/results/search_efficiency.md``."""
 _BEYOND_NOISE = 2.0
+_CHEAP = 0.2
+
+
+def is_timing_cheap(timing_seconds: float, train_seconds: float | None) -> bool:
+    """Whether a timing in full takes a fifth of the training's time at most: to leave it out saves little, and a look may be off.
+
+    Args:
+        timing_seconds: That it has at most.
+        train_seconds: That the training took.
+    """
+    return timing_seconds <= _CHEAP * (train_seconds or 0.0)
 
 
 def is_enough(attributes: Mapping[str, Any], others: Sequence[Outcome], objectives: Sequence[Metric]) -> bool:

@@ -18,7 +18,7 @@ from nas.driver import run
 from nas.engine import Engine, OnStage
 from nas.errors import RunError, StorageAwayError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
-from nas.first_look import CLEAR, is_enough
+from nas.first_look import CLEAR, is_enough, is_timing_cheap
 from nas.interrupt import Interrupted, InterruptGate
 from nas.metrics import METRICS
 from nas.outcomes import Outcome
@@ -167,6 +167,17 @@ def test_the_front_is_timed_in_full_and_what_is_far_behind_it_is_not(tmp_path: P
         assert left.measured_by == (None if one in looked else "meter")
     assert len([one for one in engine.requests if one[2] == EPOCHS]) == len(complete), "and trained once"
     assert all(one.attributes["latency_brief"] for one in study.finished if one.state == "pruned")
+
+
+def test_where_training_takes_much_longer_all_that_was_trained_is_timed_in_full(
+    tmp_path: Path, request_: EvaluationRequest
+) -> None:
+    engine = LookingEngine()
+    quickly_timed = replace(request_, measure=replace(request_.measure, latency_max_seconds=0.2 * EPOCHS))
+    study = searched(tmp_path, quickly_timed, engine, Watcher(), trials=60).study
+    complete = [one.number for one in study.finished if one.state == "complete"]
+    assert complete and sorted(complete) == sorted(engine.timed)
+    assert is_timing_cheap(0.2, 1.0) and not is_timing_cheap(0.21, 1.0) and not is_timing_cheap(1.0, None)
 
 
 def test_without_looks_nothing_is_timed_twice(tmp_path: Path, request_: EvaluationRequest) -> None:
