@@ -24,7 +24,7 @@ SEEDED = ("top1", "top1_mean", "top5", "train_loss_area")
 TIMED = (
     *("latency_ms", "latency_iqr_ms", "latency_noise", "latency_stop_reason", "latency_warm", "latency_brief"),
     *("latency_graph_ms", "latency_compiled_ms", "latency_enqueue_ms", "latency_cold_ms", "images_per_s", "flops_per_s"),
-    "measure_flags",
+    *("compile_seconds", "measure_flags"),
 )
 """Metrics that a timing in full tells anew."""
 
@@ -110,10 +110,20 @@ class Beside:
             if seed not in self.seeds(number):  # two processes may have trained the same one
                 self._study.set_user_attr(key, [*self._study.user_attrs.get(key, []), record])
 
-    def record_timing(self, number: int, evaluation: Evaluation) -> None:
-        """Keep how a complete trial, whose latency had only been looked at, was timed in full."""
+    def is_timed(self, number: int) -> bool:
+        """Whether a trial, whose latency had only been looked at when it was told, was timed in full since."""
+        return f"{_TIMING}{number}" in self._study.user_attrs
+
+    def record_timing(self, network: Outcome, evaluation: Evaluation) -> None:
+        """Keep how a complete trial, whose latency had only been looked at, was timed in full; of several timings, the first."""
+        assert network.number is not None
         attributes = evaluation.attributes()
-        self._study.set_user_attr(f"{_TIMING}{number}", {name: attributes[name] for name in TIMED})
+        kept = {name: attributes[name] for name in TIMED}
+        kept |= {f"{name}_reason": attributes.get(f"{name}_reason") for name in TIMED if f"{name}_reason" in network.attributes}
+        kept["measured_by"] = None if evaluation.worker == network.attributes.get("worker") else evaluation.worker
+        with self._owner.election():
+            if not self.is_timed(network.number):  # two processes may have timed it
+                self._study.set_user_attr(f"{_TIMING}{network.number}", kept)
 
 
 def references_in(attributes: Mapping[str, Any]) -> list[Outcome]:

@@ -28,8 +28,12 @@ class SeedObserver(Protocol):
         """The timing of a network in full entered a stage."""
         ...
 
+    def timing_ended(self, network: Outcome, evaluation: Evaluation) -> None:
+        """A network was timed in full; that is not recorded yet."""
+        ...
+
     def timed(self, network: Outcome, evaluation: Evaluation) -> None:
-        """A network was timed in full, or could not be."""
+        """That is recorded, or the network could not be timed in full."""
         ...
 
 
@@ -73,11 +77,14 @@ def time_contenders(
         for network in due:
             assert network.number is not None
             tried.add(network.name)
+            if study.beside.is_timed(network.number):
+                continue  # by another process, meanwhile
             stages = _under(network.name, observer.timing_stage)
             with gate.interruptible():
                 evaluation = engine.submit(-1, request_for(network), stages).result()
             if not evaluation.failure and not evaluation.metrics.latency_brief:
-                study.beside.record_timing(network.number, evaluation)
+                observer.timing_ended(network, evaluation)
+                study.beside.record_timing(network, evaluation)
                 timed = True
             observer.timed(network, evaluation)
     return timed

@@ -194,16 +194,18 @@ class _Stretch:
     trained: Evaluation | None = None
 
     def joined(self, found: Evaluation) -> Evaluation:
-        """Return what was found together with what a timing leaves out."""
+        """Return what was found together with what a timing leaves out; of one that failed, what was known before it."""
         if self.trained is None:
             return found
         before = self.trained
+        if found.failure:
+            reason = f"it could not be timed in full: {found.failure_reason}"
+            return replace(before, reasons={**before.reasons, "latency_brief": reason}, begun=before.begun + found.begun - 1)
         measured_by = None if found.worker == before.worker else found.worker
         if found.metrics.latency_brief:
             measured_by = before.measured_by
         return replace(
             found,
-            measurement=found.measurement or before.measurement,
             state=before.state,
             weights=before.weights,
             worker=before.worker,

@@ -109,14 +109,18 @@ class Recorder:
         """The timing of a network in full entered a stage."""
         self._progress.timing_stage(name, stage)
 
+    def timing_ended(self, network: Outcome, evaluation: Evaluation) -> None:
+        """A network was timed in full, and that is not recorded yet: write what it left."""
+        number, measurement = network.number, evaluation.measurement
+        if measurement is not None and number is not None:
+            patiently(lambda: write_measurement(self._prepared.run_dir, number, measurement.to_dict()), "the run folder")
+
     def timed(self, network: Outcome, evaluation: Evaluation) -> None:
-        """A network was timed in full, or could not be."""
-        refusal, measurement = evaluation.failure_reason, evaluation.measurement
-        if evaluation.metrics.latency_brief:
-            refused = dict(measurement.refusals) if measurement is not None else {}
-            refusal = refusal or refused.get("latency_ms", "the meter refused")
-        elif measurement is not None and network.number is not None:
-            write_measurement(self._prepared.run_dir, network.number, measurement.to_dict())
+        """That is recorded, or the network could not be timed in full."""
+        refusal = evaluation.failure_reason
+        if refusal is None and evaluation.metrics.latency_brief:
+            refused = dict(evaluation.measurement.refusals) if evaluation.measurement is not None else {}
+            refusal = refused.get("latency_ms", "the meter refused")
         self._progress.timed(network, evaluation.metrics.latency_ms, refusal)
         self._write_front()
 

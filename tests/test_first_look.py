@@ -17,7 +17,7 @@ from nas.confirming import contenders, time_contenders
 from nas.driver import run
 from nas.engine import Engine, OnStage
 from nas.errors import RunError, StorageAwayError
-from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
+from nas.evaluate import Evaluation, EvaluationRequest, Metrics, metrics_of
 from nas.first_look import CLEAR, is_enough, is_timing_cheap
 from nas.interrupt import Interrupted, InterruptGate
 from nas.metrics import METRICS
@@ -190,15 +190,19 @@ class Breaking(LookingEngine):
     """Comes to no timing in full."""
 
     def time(self, begun: Evaluation) -> Evaluation:
-        return Evaluation(begun.metrics, failure="timeout", failure_reason="latency: it hangs", worker="meter", begun=2)
+        return Evaluation(Metrics(begun.metrics.architecture_id), failure="timeout", failure_reason="it hangs", begun=2)
 
 
-def test_a_timing_that_fails_fails_its_trial_alone(tmp_path: Path, request_: EvaluationRequest) -> None:
+def test_a_timing_that_fails_leaves_the_training_and_its_look(tmp_path: Path, request_: EvaluationRequest) -> None:
     engine, watcher = Breaking(), Weighing()
     study = searched(tmp_path, request_, engine, watcher, trials=12).study
-    failed = [one for one in watcher.told_ if one.state == "failed"]
-    assert failed and all(one.attributes["attempt"] == 2 and one.attributes["epochs"] == EPOCHS for one in failed)
-    assert {one.state for one in study.finished} == {"failed", "pruned"}, "there is no front to be far behind"
+    complete = [one for one in study.finished if one.state == "complete"]
+    assert engine.timed and {one.state for one in study.finished} == {"complete", "pruned"}
+    for one in complete:
+        left = watcher.left[one.number or 0]
+        assert one.attributes["latency_brief"] and (left.worker, left.weights) == ("trainer", b"weights")
+        assert ("it could not be timed in full: it hangs" in one.attributes.values()) == (one.number in engine.timed)
+        assert one.attributes["attempt"] == (2 if one.number in engine.timed else 1)
 
 
 class BreaksOff(LookingEngine):
@@ -223,6 +227,9 @@ class Seen:
     def seed_told(self, network: Outcome, seed: int, evaluation: Evaluation) -> None: ...
 
     def timing_stage(self, name: str, stage: str) -> None: ...
+
+    def timing_ended(self, network: Outcome, evaluation: Evaluation) -> None:
+        assert not evaluation.failure and not evaluation.metrics.latency_brief
 
     def timed(self, network: Outcome, evaluation: Evaluation) -> None:
         self.told.append((network.name, evaluation.metrics.latency_brief))
@@ -255,6 +262,8 @@ def test_a_training_is_not_lost_where_its_timing_breaks_off(
         assert not one.attributes["latency_brief"] and one.attributes["latency_ms"] == pytest.approx(
             latency_ms(one.params["width"])
         )
+        if one.name in looked:
+            assert one.attributes["measured_by"] == "meter"
     assert study.as_told == study.finished
     again, seen = timed_at_the_end(study, request_, engine)
     assert not again and not seen.told, "once"
