@@ -208,9 +208,9 @@ class _TimedStudy(Study):
         with self.clock.sampling():
             return super().goes_on(number, evaluation)
 
-    def first_look_is_enough(self, evaluation: Evaluation) -> bool:
+    def first_look_is_enough(self, evaluation: Evaluation, timing_seconds: float) -> bool:
         with self.clock.sampling():
-            return super().first_look_is_enough(evaluation)
+            return super().first_look_is_enough(evaluation, timing_seconds)
 
     def tell(self, number: int, evaluation: Evaluation, stopped_at: int | None = None) -> Outcome:
         with self.clock.sampling():

@@ -13,7 +13,7 @@ from nas.outcomes import Outcome
 from nas.study import Study
 
 
-class SeedObserver(Protocol):
+class ContenderObserver(Protocol):
     """Is told what happens."""
 
     def seed_stage(self, name: str, stage: str) -> None:
@@ -49,7 +49,7 @@ def time_contenders(
     engine: Engine,
     request_for: Callable[[Outcome], EvaluationRequest],
     validation_images: int | None,
-    observer: SeedObserver,
+    observer: ContenderObserver,
     gate: InterruptGate,
 ) -> bool:
     """Time every contender in full whose latency was only looked at; those too that are contenders then.
@@ -100,7 +100,7 @@ def confirm(
     request_for: Callable[[Outcome, int], EvaluationRequest],
     seeds: int,
     validation_images: int | None,
-    observer: SeedObserver,
+    observer: ContenderObserver,
     gate: InterruptGate,
 ) -> bool:
     """Train every contender with further seeds; after each round only those go on that are contenders then.

@@ -17,7 +17,6 @@ from nas.beside import MOST_ATTEMPTS
 from nas.engine import Engine, OnStage
 from nas.errors import InputError, RunError, StorageAwayError
 from nas.evaluate import Evaluation, EvaluationRequest, Metrics
-from nas.first_look import is_timing_cheap
 from nas.interrupt import Interrupted, InterruptGate
 from nas.outcomes import Outcome
 from nas.plan import Asked
@@ -116,9 +115,8 @@ def run(
             stretch = pending[future]
             # What these raise leaves the trial among those under way.
             evaluation = stretch.joined(future.result())
-            goes_to_meter = stretch.leaves_timing(evaluation) and (
-                stretch.is_cheap_to_time(evaluation) or not study.first_look_is_enough(evaluation)
-            )
+            looked_at = stretch.leaves_timing(evaluation)
+            goes_to_meter = looked_at and not study.first_look_is_enough(evaluation, stretch.timing_seconds)
             del pending[future]
             number, request = stretch.number, stretch.request
             if not stretch.is_last(evaluation):
@@ -222,10 +220,10 @@ class _Stretch:
         is_trained = self.is_last(evaluation) and not (evaluation.failure or evaluation.gated_by)
         return self.trained is None and is_trained and bool(evaluation.metrics.latency_brief)
 
-    def is_cheap_to_time(self, trained: Evaluation) -> bool:
-        """Whether timing it in full takes little beside what its training took."""
-        measure = self.request.measure
-        return is_timing_cheap(measure.latency_max_seconds * (1 + len(measure.variants)), trained.metrics.train_seconds)
+    @property
+    def timing_seconds(self) -> float:
+        """What timing it in full takes at most."""
+        return self.request.measure.latency_max_seconds * (1 + len(self.request.measure.variants))
 
     def timing(self, trained: Evaluation) -> _Stretch:
         """Return the stretch that is left then. What was trained is not gated any more."""

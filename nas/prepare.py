@@ -27,6 +27,7 @@ from nas.engine import Engine
 from nas.errors import InputError
 from nas.evaluate import Evaluation, EvaluationRequest, metrics_of
 from nas.grounds import Grounds
+from nas.measure.measurement import Measurement
 from nas.metrics import METRICS, Metric
 from nas.outcomes import Outcome
 from nas.plan import Asked, StudyPlan
@@ -172,16 +173,17 @@ def prepare_search(config: SearchConfig, composed: Composed) -> Prepared:
             keep_weights=config.checkpoints != "none",
         )
 
-    def another_seed_for(network: Outcome, seed: int) -> EvaluationRequest:
+    def again(network: Outcome, measurement: Measurement | None = None) -> EvaluationRequest:
         architecture = space.from_dict(json.loads(network.attributes["architecture"]))
         # A beginning without a training in it: nothing is measured again.
-        return replace(request_for(space, architecture), seed=seed, begun=Evaluation(metrics_of(network.attributes)))
+        begun = Evaluation(metrics_of(network.attributes), measurement=measurement)
+        return replace(request_for(space, architecture), begun=begun)
+
+    def another_seed_for(network: Outcome, seed: int) -> EvaluationRequest:
+        return replace(again(network), seed=seed)
 
     def timing_for(network: Outcome) -> EvaluationRequest:
-        architecture = space.from_dict(json.loads(network.attributes["architecture"]))
-        measurement = checkpoints.measurement_of(run_dir, network)
-        begun = Evaluation(metrics_of(network.attributes), measurement=measurement)
-        return replace(request_for(space, architecture), begun=begun, only_measure=True)
+        return replace(again(network, checkpoints.measurement_of(run_dir, network)), only_measure=True)
 
     def answer(outcomes: Sequence[Outcome], attributes: Mapping[str, Any]) -> Answer | None:
         drawn = all_drawn(attributes, config)

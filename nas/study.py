@@ -21,6 +21,7 @@ from nas.beside import MOST_ATTEMPTS, Beside, with_seeds, with_timings
 from nas.conditions import FORMAT, check_conditions, stored_conditions
 from nas.errors import InputError, RunError
 from nas.evaluate import Evaluation
+from nas.first_look import is_enough
 from nas.history import RUNG, WAITS, History
 from nas.outcomes import ANEW, TAKEN_AT, UNCOUNTED, Outcome
 from nas.owner import TrialOwner
@@ -193,7 +194,7 @@ class Study:
         elsewhere = self.plan.known.get(architecture.id)
         if before is not None:
             self._repeat(trial, before, counts)
-        elif elsewhere is not None and self.verdict.look_is_enough(elsewhere.attributes, self.as_told):
+        elif elsewhere is not None and self._holds_here(elsewhere):
             self._take_over(trial, elsewhere)
         elif (now := history.under_way(architecture.id, trial.number)) is not None:
             trial.set_user_attr(WAITS, now.number)
@@ -246,9 +247,11 @@ class Study:
         except UpdateFinishedTrialError:
             return False  # another process took this one for dead and was faster: telling it will find that out
 
-    def first_look_is_enough(self, evaluation: Evaluation) -> bool:
+    def first_look_is_enough(self, evaluation: Evaluation, timing_seconds: float) -> bool:
         """Whether a network that was trained to its end need not be timed in full; see ``nas.first_look``."""
-        return self.verdict.look_is_enough(evaluation.attributes(), self.as_told)
+        attributes = evaluation.attributes()
+        # What lacks a value is told as failed.
+        return bool(self.verdict.missing(attributes)) or is_enough(attributes, self.as_told, self.plan, timing_seconds)
 
     def _marks(self, rung: int) -> dict[int, Mark]:
         """Return how candidates stood at a rung, of those that were judged by what this run judges by."""
@@ -422,6 +425,10 @@ class Study:
     def _take_over(self, trial: optuna.Trial, known: Known) -> None:
         """Tell a trial as another study's result, which had the same seed."""
         self._tell_known(trial, {**known.attributes, "seeds": [self.plan.seed], "reused_from": known.source})
+
+    def _holds_here(self, known: Known) -> bool:
+        """Whether another study's result is one here: a look, for which a front far ahead was enough there, may not be."""
+        return not known.attributes.get("latency_brief") or is_enough(known.attributes, self.as_told, self.plan)
 
     def _tell_known(self, trial: optuna.Trial, attributes: Mapping[str, Any]) -> None:
         try:

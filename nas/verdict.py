@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from nas import first_look
-from nas.analyse.tradeoffs import feasible, violations
+from nas.analyse.tradeoffs import violations
 from nas.archive import STATES
 from nas.metrics import METRICS
-from nas.outcomes import Outcome
 from nas.plan import StudyPlan
 from nas.storage import Storage
 
@@ -53,18 +51,6 @@ class Verdict:
                 reason = attributes.get(f"{name}_reason") or f"its value was {attributes.get(name)}"
                 return f"{name} has no finite value: {reason}"
         return None
-
-    def look_is_enough(self, attributes: Mapping[str, Any], told: Sequence[Outcome]) -> bool:
-        """Whether a network that was trained to its end need not be timed in full (any more) beside those that were told.
-
-        One that was only looked at in another study, whose front was far ahead, may belong on the front of this one.
-        """
-        if not attributes.get("latency_brief") or self.missing(attributes):  # telling what is missing will say so
-            return True
-        missed = violations(attributes, self._plan.constraints)
-        if any(miss > 0 and METRICS[name].stage != "latency" for name, miss in missed.items()):
-            return True  # whatever its latency is, it is on no front
-        return first_look.is_enough(attributes, feasible(told, self._plan.constraints), self._plan.objectives)
 
     def tell(self, trial: optuna.Trial) -> FrozenTrial:
         """Finish a trial by what its attributes say: complete with its values, pruned, or failed with its reason."""

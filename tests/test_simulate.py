@@ -374,12 +374,3 @@ def test_a_brief_latency_close_to_a_bound_is_taken_in_full(table: Table) -> None
     assert close.metrics.measure_seconds == BRIEF + MEASURE
     far = answered(engine, request(2, until_epoch=2, first_latency_seconds=0.25, gate={"latency_ms": 8.0}, keep_state=True))
     assert far.metrics.latency_ms == 4.0
-
-
-def test_the_gate_is_asked_again_when_a_latency_was_taken_in_full(tmp_path: Path) -> None:
-    slow = Table.read(write(tmp_path / "slow.parquet", [row(2, latency_ms=9.0)]))
-    engine, gate = SimulatedEngine(slow), {"latency_ms": 8.0}
-    first = answered(engine, request(2, until_epoch=2, first_latency_seconds=0.25, gate=gate, keep_state=True))
-    assert first.metrics.latency_ms == 4.0 and not first.gated_by
-    last = answered(engine, request(2, first_latency_seconds=0.25, gate=gate, begun=first, only_measure=True))
-    assert last.gated_by == ("latency_ms",) and last.metrics.latency_ms == 9.0 and last.metrics.epochs == 2

@@ -23,7 +23,7 @@ REFERENCE = Family("reference", "#000000", "diamond", stands_out=True)
 RETRAINED = Family("trained in full", "#00805c", "star", stands_out=True)
 KINDS = (FRONT, TIED, BEATEN, INFEASIBLE, REFERENCE)
 
-_BEYOND_NOISE = 2.0
+BEYOND_NOISE = 2.0
 """Differences of more than this many combined spreads count: about 95 % of pure noise is below."""
 
 
@@ -88,7 +88,7 @@ class Population:
                 continue
             gain = values[index] - values  # how much better each other one is
             dominates = (gain >= 0).all(axis=1) & (gain > 0).any(axis=1)
-            clearly = (gain > _BEYOND_NOISE * np.sqrt(noise[index] ** 2 + noise**2)).any(axis=1)
+            clearly = (gain > BEYOND_NOISE * np.sqrt(noise[index] ** 2 + noise**2)).any(axis=1)
             if not (dominates & clearly).any():
                 found.append(outcome)
         return found
